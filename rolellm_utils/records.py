@@ -1,0 +1,68 @@
+"""The few record types that cross stages."""
+
+from pydantic import BaseModel
+
+
+class InputError(ValueError):
+    """Bad input; the message is one sentence naming the file, line or key, the bad value and the way out."""
+
+
+class Turn(BaseModel):
+    """One speech; `file` is a bare file name, `lines` the first and last 1-based line of the text in it."""
+
+    speaker: str
+    text: str
+    scene: str
+    file: str
+    lines: tuple[int, int]
+
+
+class Script(BaseModel):
+    """One parsed script: file name, layout and its turns in order."""
+
+    file: str
+    format: str
+    turns: list[Turn]
+
+
+class Pair(BaseModel):
+    """One exchange of a role: what was said to it (`speaker`: `cue`), and its `reply`, with the reply's source lines."""
+
+    speaker: str
+    cue: str
+    reply: str
+    scene: str
+    file: str
+    lines: tuple[int, int]
+
+
+class Profile(BaseModel):
+    """A role (paper, section 3.2): second-person description, catchphrases, structured dialogue pairs."""
+
+    role: str
+    description: str
+    catchphrases: list[str] = []
+    pairs: list[Pair] = []
+
+
+class Triplet(BaseModel):
+    """A Context-Instruct candidate (section 3.3): question, confidence with its reason, answer, and where it is from."""
+
+    role: str
+    question: str
+    answer: str
+    completeness: str
+    factualness: str
+    rationale: str
+    type: str
+    segment: int
+    lines: tuple[int, int] | None = None
+
+
+class Sample(BaseModel):
+    """One row of RoleBench: a role, a question, the reference answers; `type` only where it is role-specific."""
+
+    role: str
+    question: str
+    generated: list[str]
+    type: list[str] | None = None

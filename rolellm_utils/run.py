@@ -1,0 +1,195 @@
+"""`python -m rolellm_utils.run PARAMS`: the six notebooks in order by papermill, strict, resumable, with manifests."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from rolellm_utils import embedded
+from rolellm_utils.files import outputs_dir, resolve, shown
+from rolellm_utils.records import InputError
+from rolellm_utils.stage import NEEDS, NOTEBOOKS, STAGES, check_run_name, check_type, is_current, manifest
+
+
+def declared(name):
+    """The parameters a notebook declares: {key: (type name, default)}, from its parameters cell."""
+    import papermill
+
+    found = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    return {key: (entry["inferred_type_name"], yaml.safe_load(entry["default"])) for key, entry in found.items()}
+
+
+def read_params(path, pairs=()):
+    """The parameters of a YAML file and of `-p key value` pairs (read as YAML too), the latter winning."""
+    path = Path(path) if Path(path).exists() else resolve(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except OSError:
+        raise InputError(f"parameter file {shown(path)} cannot be read; give one such as params/quick.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f", line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
+        raise InputError(f"parameter file {shown(path)}{where} is not valid YAML; mend it") from None
+    if not isinstance(values, dict):
+        raise InputError(f"parameter file {shown(path)} holds no `key: value` lines; see params/quick.yaml")
+    for key, value in pairs:
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"-p {key} {value!r} is not valid YAML; quote it") from None
+    return values
+
+
+def resolve_parameters(values):
+    """Each stage's full parameters: {stage: {key: value}}; InputError for a key none declares and for a wrong type."""
+    table = {name: declared(name) for name in STAGES}
+    known = {key: kind for entries in table.values() for key, (kind, _) in entries.items()}
+    for key, value in values.items():
+        if key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, n=1)
+            way = f"did you mean {near[0]!r}?" if near else f"the parameters are {', '.join(sorted(known))}"
+            raise InputError(f"parameter {key!r} is declared by no notebook; {way}")
+        check_type(key, value, known[key])
+    return {
+        name: {key: values.get(key, default) for key, (_, default) in entries.items()}
+        for name, entries in table.items()
+    }
+
+
+def preflight(parameters, wanted):
+    """Check what the wanted stages will read before any of them spends time: scripts, roles, teacher, student."""
+    everything = {key: value for entries in parameters.values() for key, value in entries.items()}
+    check_run_name(everything["run"])
+    run_dir = outputs_dir() / everything["run"]
+    for name in wanted:
+        for needed in NEEDS[name]:
+            if needed not in wanted and not manifest(run_dir, needed) and everything["run"] != "default":
+                raise InputError(
+                    f"{name} needs the files of {needed}, which run {everything['run']!r} does not have; "
+                    f"run {needed} first (--from {needed[:2]})"
+                )
+    if "01_profiles" in wanted:
+        from rolellm_utils.profiles import read_scripts
+
+        read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
+    if "03_rolegpt" in wanted:
+        import random
+
+        from rolellm_utils.rolegpt import read_instructions
+
+        path = resolve(instructions_path(everything["instructions"], everything["language"]))
+        read_instructions(path, everything["general_instructions"], random.Random(0))
+    if set(wanted) & {"01_profiles", "02_context_instruct", "03_rolegpt"}:
+        from rolellm_utils.teacher import Teacher
+
+        teacher = Teacher(everything["teacher_model"], everything["teacher_url"], language=everything["language"])
+        teacher.check()
+        teacher.close()
+    if set(wanted) & {"05_rocit", "06_eval"} and everything["student"] == "embedded":
+        embedded.fetch()
+
+
+def run_stage(name, parameters, run_dir):
+    """Execute one notebook; the executed copy appears in the run folder when it is complete.
+
+    A failure of the user's making comes out as InputError with the notebook's own sentence.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    partial = run_dir / f".{name}.partial.ipynb"
+    (run_dir / "manifests" / f"{name}.json").unlink(missing_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{name}.ipynb"),
+            str(partial),
+            parameters=parameters,
+            cwd=str(NOTEBOOKS),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            # The kernel's own notices (it speaks over loopback) are no news to a reader.
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(error.evalue) from None
+        raise InputError(
+            f"{name} failed with {error.ename}: {error.evalue}; the notebook up to there is {shown(partial)}"
+        ) from None
+    os.replace(partial, run_dir / f"{name}.ipynb")
+
+
+def instructions_path(instructions, language):
+    """The general instructions file: the parameter, or the starter set of the language when it is empty."""
+    return instructions or f"rolellm_utils/starter/instructions_{language}.jsonl"
+
+
+def run(params, first="01", only=None, pairs=()):
+    """Run the wanted stages that are not current; the run folder. Prints a line a stage and a summary."""
+    values = read_params(params, pairs)
+    parameters = resolve_parameters(values)
+    wanted = [name for name in STAGES if (name.startswith(only) if only else name[:2] >= first)]
+    if not wanted:
+        raise InputError(f"no stage is numbered {only or first!r}; use 01 to 06")
+    run_dir = outputs_dir() / parameters["01_profiles"]["run"]
+    rows, checked = [], False
+    for name in wanted:
+        started = time.perf_counter()
+        if is_current(run_dir, name, parameters[name]):
+            print(f"{name}: up to date")
+            continue
+        if not checked:
+            preflight(parameters, [later for later in wanted if later >= name])
+            checked = True
+        print(f"{name}: running ...", flush=True)
+        run_stage(name, parameters[name], run_dir)
+        rows.append((name, time.perf_counter() - started))
+        print(f"{name}: done in {rows[-1][1]:.0f} s", flush=True)
+    print(summary(run_dir, rows))
+    return run_dir
+
+
+def summary(run_dir, rows):
+    """What a run ends with: a line a stage with time and teacher tokens, and where the report is."""
+    lines = [""]
+    if rows:
+        lines.append(f"{'stage':22} {'seconds':>8} {'asked live':>11} {'tokens in':>10} {'tokens out':>11}")
+    for name, seconds in rows:
+        used = (manifest(run_dir, name) or {}).get("teacher", {})
+        live, prompt, answer = (used.get(key, 0) for key in ("live", "prompt_tokens", "completion_tokens"))
+        lines.append(f"{name:22} {seconds:8.0f} {live:11} {prompt:10} {answer:11}")
+    report = run_dir / "eval" / "report.html"
+    if report.exists():
+        lines.append(f"report: {shown(report)}")
+    lines.append(f"notebooks and files: {shown(run_dir)}")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    """The command line; 0, or 1 after one sentence on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m rolellm_utils.run", description=__doc__)
+    parser.add_argument("params", help="a YAML file such as params/quick.yaml")
+    parser.add_argument("--from", dest="first", default="01", metavar="NN", help="start at this stage (01 to 06)")
+    parser.add_argument("--only", metavar="NN", help="run this stage alone")
+    parser.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+                        help="set a parameter (the value is read as YAML); wins over the file")  # fmt: skip
+    options = parser.parse_args(arguments)
+    try:
+        run(options.params, options.first, options.only, options.pairs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Stage 6, evaluation (paper, section 5): ROUGE-L as CUS, RAW and SPE, both protocols, with intervals and controls.
+
+CUS: in-character references of general rows, speaking style. RAW: the plain target of the general instruction,
+accuracy. SPE: role-specific answers, knowledge and memory. avg: the mean of the three.
+"""
+
+import numpy as np
+
+from rolellm_utils.files import read_jsonl
+from rolellm_utils.records import InputError
+from rolellm_utils.rocit import student_name
+from rolellm_utils.rouge import answer_lengths, rouge_l
+from rolellm_utils.stage import manifest
+from rolellm_utils.stats import interval, verdict
+
+METRICS = ("CUS", "RAW", "SPE")
+PROTOCOLS = ("rouge_score", "paper")
+BASELINE = "RoleGPT"
+
+
+def test_rows(bench, systems):
+    """What students are asked: a row a test Sample, {"part", "role", "question", "system"}, general rows first."""
+    return [
+        {"part": part, "role": sample.role, "question": sample.question, "system": systems[sample.role]}
+        for part in ("general", "role_specific")
+        for sample in getattr(bench, part).get("test", [])
+    ]
+
+
+def read_answers(path):
+    """A predictions file as {(role, question): answer}."""
+    rows = read_jsonl(path, ("role", "question", "generated"))
+    return {(row["role"].strip(), row["question"].strip()): row["generated"][0].strip() for row in rows}
+
+
+def baseline_answers(bench):
+    """The RoleGPT baseline of a RoleBench as {(role, question): answer}."""
+    return {
+        (sample.role, sample.question): sample.generated[0]
+        for part in (bench.general, bench.role_specific)
+        for sample in part.get("rolegpt_baseline", [])
+        if sample.generated
+    }
+
+
+def material(bench, metric):
+    """What a metric compares with: [(Sample, references)] over the test rows that have references for it."""
+    part = bench.role_specific if metric == "SPE" else bench.general
+    pairs = [
+        (sample, [bench.targets[sample.question]] if metric == "RAW" and sample.question in bench.targets
+         else [] if metric == "RAW" else sample.generated)
+        for sample in part.get("test", [])
+    ]  # fmt: skip
+    return [(sample, references) for sample, references in pairs if references]
+
+
+def wrong_role(bench):
+    """The control for CUS: [(Sample, another role's references to the same question)], the next role in order.
+
+    In RoleBench a wrong role scores .35 where the right one scores .50: a CUS means little without it.
+    """
+    samples = bench.general.get("test", [])
+    by_question = {}
+    for sample in samples:
+        by_question.setdefault(sample.question, []).append(sample)
+    found = []
+    for group in by_question.values():
+        group = sorted(group, key=lambda sample: sample.role)
+        if len(group) > 1:
+            found += [(sample, group[(i + 1) % len(group)].generated) for i, sample in enumerate(group)]
+    return found
+
+
+def values(answers, pairs, protocol, language):
+    """(ROUGE-L values, answers scored, questions) over the (Sample, references) pairs that the answers cover."""
+    covered = [(sample, references) for sample, references in pairs if (sample.role, sample.question) in answers]
+    texts = [answers[sample.role, sample.question] for sample, _ in covered]
+    scores = rouge_l(texts, [references for _, references in covered], protocol, language)
+    return scores, texts, [sample.question for sample, _ in covered]
+
+
+def cell(model, metric, protocol, answers, bench, generator, draws):
+    """One cell of the table: mean with interval (clustered by question), rows, mean answer length, wrong-role control.
+
+    The mean is None, with nothing else, where no test row has an answer and a reference.
+    """
+    scores, texts, questions = values(answers, material(bench, metric), protocol, bench.language)
+    found = {"model": model, "metric": metric, "protocol": protocol, "n": len(scores)}
+    if not len(scores):
+        return found | {"mean": None, "low": None, "high": None, "length": None, "wrong_role": None}
+    mean, low, high = interval(scores, questions, generator, draws)
+    control = None
+    if metric == "CUS":
+        wrong, _, _ = values(answers, wrong_role(bench), protocol, bench.language)
+        control = float(wrong.mean()) if len(wrong) else None
+    length = float(answer_lengths(texts, bench.language).mean())
+    return found | {"mean": mean, "low": low, "high": high, "length": length, "wrong_role": control}
+
+
+def table(models, bench, generator, draws=2000):
+    """Every cell for every model: models is {name: {(role, question): answer}}; a list of dicts, see `cell`.
+
+    The `avg` of a model and protocol is the mean of CUS, RAW and SPE, without interval, None when one is missing.
+    """
+    cells = []
+    for protocol in PROTOCOLS:
+        for model, answers in models.items():
+            row = [cell(model, metric, protocol, answers, bench, generator, draws) for metric in METRICS]
+            means = [found["mean"] for found in row]
+            average = None if None in means else float(np.mean(means))
+            lengths = [found["length"] for found in row if found["length"] is not None]
+            cells += [*row, {
+                "model": model, "metric": "avg", "protocol": protocol, "n": sum(found["n"] for found in row),
+                "mean": average, "low": None, "high": None,
+                "length": float(np.mean(lengths)) if lengths else None, "wrong_role": None,
+            }]  # fmt: skip
+    return cells
+
+
+def differences(tuned, untuned, bench, generator, draws=2000):
+    """Tuned minus untuned for every metric and protocol, paired by row: dicts with difference, low, high, sentence."""
+    found = []
+    for protocol in PROTOCOLS:
+        for metric in METRICS:
+            pairs = material(bench, metric)
+            ours, _, questions = values(tuned, pairs, protocol, bench.language)
+            theirs, _, others = values(untuned, pairs, protocol, bench.language)
+            if questions != others:
+                raise InputError(
+                    f"tuned and untuned student answer different rows for {metric}; delete eval/predictions and run "
+                    "06_eval again"
+                )
+            if not len(ours):
+                continue
+            difference, low, high = interval(ours - theirs, questions, generator, draws)
+            sentence = verdict(f"{metric} ({protocol})", difference, low, high)
+            found.append({
+                "metric": metric, "protocol": protocol, "difference": difference, "low": low, "high": high,
+                "sentence": sentence,
+            })  # fmt: skip
+    return found
+
+
+def gaps(bench):
+    """Why a metric is not available in this RoleBench, a sentence each; [] when all three are."""
+    reasons = {
+        "CUS": "no general test row has an in-character reference",
+        "RAW": "no general instruction has a plain target",
+        "SPE": "no role-specific triplet passed the filters of stage 2 and the split of stage 4",
+    }
+    return [f"{metric} is not available: {reasons[metric]}." for metric in METRICS if not material(bench, metric)]
+
+
+def draw_samples(models, bench, count, generator):
+    """`count` test rows drawn by the generator, with every model's answer: nothing is picked by hand."""
+    rows = [sample for part in (bench.general, bench.role_specific) for sample in part.get("test", [])]
+    chosen = sorted(generator.choice(len(rows), size=min(count, len(rows)), replace=False)) if rows else []
+    return [
+        {
+            "role": rows[i].role,
+            "question": rows[i].question,
+            "reference": rows[i].generated[0],
+            "answers": {
+                name: answers.get((rows[i].role, rows[i].question), "(no answer)") for name, answers in models.items()
+            },
+        }
+        for i in chosen
+    ]
+
+
+def wide(cells):
+    """The cells as a table to read: a row a model and protocol, `mean [low, high]` a metric, length and control."""
+    import pandas as pd
+
+    rows = {}
+    for found in cells:
+        row = rows.setdefault((found["protocol"], found["model"]), {})
+        row[found["metric"]] = _text(found)
+        if found["metric"] == "CUS":
+            row["wrong role"] = "n/a" if found["wrong_role"] is None else f"{found['wrong_role']:.3f}"
+        if found["metric"] == "avg":
+            row["length"] = "n/a" if found["length"] is None else f"{found['length']:.0f}"
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.names = ["protocol", "model"]
+    return table[[*METRICS, "avg", "wrong role", "length"]]
+
+
+def _text(found):
+    if found["mean"] is None:
+        return "n/a"
+    known = found["low"] is not None and np.isfinite(found["low"])
+    return f"{found['mean']:.3f}" + (f" [{found['low']:.3f}, {found['high']:.3f}]" if known else "")
+
+
+def run_label(run_dir, student):
+    """What a run can and cannot show, in plain words: from who taught whom."""
+    asked = manifest(run_dir, "03_rolegpt")["parameters"]
+    if asked["teacher_url"] == "embedded" and student == "embedded":
+        return (
+            "Self-distillation of a 135M-parameter model: teacher and student are the same weights, references are "
+            "that model's own answers, and the roles are not the paper's. This run shows that every stage works on "
+            "real generation and real training. It does not show how well RoleLLM works: do not compare its levels "
+            "with the published ones."
+        )
+    return (
+        f"Teacher {asked['teacher_model']}, student {student_name(student)}, roles of your own scripts. References "
+        "are the teacher's answers, so scores say how close a student comes to that teacher on these roles; the "
+        "published figures are for other roles and models."
+    )

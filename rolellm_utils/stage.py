@@ -1,0 +1,167 @@
+"""What every notebook does first and last: take its parameters, find its inputs, write its manifest.
+
+`outputs/<run>/manifests/<stage>.json` is written last, so a stage with a manifest is complete. It says what went in
+(parameters, file hashes, code) and what came out, and a stage whose manifest still matches need not run again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rolellm_utils.files import ROOT, outputs_dir, read_json, resolve, sha256, shown, unshown, write_json
+from rolellm_utils.records import InputError
+
+# Libraries that import tqdm's notebook bar complain when widgets are not installed; ours is the plain bar.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+STAGES = ("01_profiles", "02_context_instruct", "03_rolegpt", "04_rolebench", "05_rocit", "06_eval")
+NEEDS = {
+    "01_profiles": (),
+    "02_context_instruct": ("01_profiles",),
+    "03_rolegpt": ("01_profiles", "02_context_instruct"),
+    "04_rolebench": ("01_profiles", "02_context_instruct", "03_rolegpt"),
+    "05_rocit": ("01_profiles", "04_rolebench"),
+    "06_eval": ("01_profiles", "04_rolebench", "05_rocit"),
+}
+NOTEBOOKS = ROOT / "notebooks"
+REFERENCE = ROOT / "outputs" / "reference"
+PACKAGES = ("numpy", "openai", "papermill", "peft", "rouge-score", "torch", "transformers", "xllamacpp")
+LANGUAGES = {"en": "eng", "zh": "zh"}
+
+
+@dataclass
+class Stage:
+    """One stage of one run: its name, run folder, parameters, and the input files it has read so far."""
+
+    name: str
+    dir: Path
+    parameters: dict
+    files_read: list = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def reads(self, path):
+        """The path of an input file named by a parameter; its hash goes into the manifest."""
+        self.files_read.append(resolve(path))
+        return self.files_read[-1]
+
+
+def start(name, namespace):
+    """The Stage of a notebook from the parameters in its namespace (the annotated names), with its inputs in place.
+
+    Raises InputError for a value of the wrong type, an unknown language, and an input no earlier stage has made.
+    """
+    types = {key: kind for key, kind in namespace["__annotations__"].items() if not key.startswith("_")}
+    parameters = {key: namespace[key] for key in types}
+    for key, value in parameters.items():
+        check_type(key, value, types[key].__name__)
+    if parameters["language"] not in LANGUAGES:
+        raise InputError(f"language is {parameters['language']!r}; set it to 'en' or 'zh'")
+    check_run_name(parameters["run"])
+    stage = Stage(name, outputs_dir() / parameters["run"], parameters)
+    for needed in NEEDS[name]:
+        _bring(stage.dir, needed, name)
+    return stage
+
+
+def check_type(key, value, kind):
+    """None when a parameter's value has the declared type (an int is a valid float); InputError when not."""
+    accepted = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}[kind]
+    # bool is a subclass of int, but `steps: true` is a mistake.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind == "float" and isinstance(value, str) else ""
+        raise InputError(f"parameter {key} is {value!r}, a {type(value).__name__}; it must be of type {kind}{hint}")
+
+
+def check_run_name(run):
+    """None when `run` can be a folder name of its own; InputError when not."""
+    if not run or run in {".", ".."} or set(run) & set('/\\:*?"<>|') or run == REFERENCE.name:
+        raise InputError(f"run is {run!r}; give it a plain folder name other than 'reference'")
+
+
+def _bring(run_dir, needed, name):
+    """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
+    if manifest(run_dir, needed):
+        return
+    if run_dir.name != "default" or not manifest(REFERENCE, needed):
+        raise InputError(
+            f"{name} needs the files of {needed}, which run {run_dir.name!r} does not have; run {needed} first"
+        )
+    for earlier in NEEDS[needed]:
+        ours, theirs = manifest(run_dir, earlier), manifest(REFERENCE, earlier)
+        if ours and theirs and ours["outputs"] != theirs["outputs"] and earlier != "05_rocit":
+            raise InputError(
+                f"{name} needs the files of {needed}; the reference run's do not fit, since this run's {earlier} "
+                f"differs; run {needed} first"
+            )
+    record = manifest(REFERENCE, needed)
+    for path in [*record["outputs"], f"manifests/{needed}.json"]:
+        (run_dir / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REFERENCE / path, run_dir / path)
+
+
+def manifest(run_dir, name):
+    """The manifest of a stage, or None when the stage is not complete."""
+    path = run_dir / "manifests" / f"{name}.json"
+    return read_json(path) if path.exists() else None
+
+
+def finish(stage, outputs, teacher=None):
+    """Write the stage's manifest, its last act; the path. `outputs` are the files it made, below the run folder."""
+    used = dict(teacher.used) if teacher else {}
+    if teacher:
+        teacher.close()
+    record = {
+        "stage": stage.name,
+        "run": stage.dir.name,
+        "parameters": stage.parameters,
+        "inputs": {shown(path): sha256(path) for path in input_files(stage)},
+        "outputs": {path.relative_to(stage.dir).as_posix(): sha256(path) for path in sorted(outputs)},
+        "code": code_hash(stage.name),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "teacher": used,
+        "seconds": round(time.perf_counter() - stage.started, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return write_json(stage.dir / "manifests" / f"{stage.name}.json", record)
+
+
+def input_files(stage):
+    """The files a stage depends on: those named by its parameters and the outputs of the stages it needs."""
+    made = [stage.dir / path for needed in NEEDS[stage.name] for path in manifest(stage.dir, needed)["outputs"]]
+    return [*stage.files_read, *made]
+
+
+def code_hash(name):
+    """The SHA-256 of what computes a stage: its notebook's code cells and the library with its prompts."""
+    notebook = read_json(NOTEBOOKS / f"{name}.ipynb")
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    digest = hashlib.sha256(json.dumps(cells).encode())
+    library = ROOT / "rolellm_utils"
+    for path in sorted([*library.rglob("*.py"), *library.rglob("*.yaml")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_current(run_dir, name, parameters):
+    """True when the stage's manifest matches these parameters, the code, and every input and output file as it is now."""
+    record = manifest(run_dir, name)
+    if not record or record["parameters"] != parameters or record["code"] != code_hash(name):
+        return False
+    needed = {}
+    for earlier in NEEDS[name]:
+        before = manifest(run_dir, earlier)
+        if not before:
+            return False
+        needed |= {shown(run_dir / path): digest for path, digest in before["outputs"].items()}
+    if any(record["inputs"].get(path) != digest for path, digest in needed.items()):
+        return False
+    files = {unshown(path): digest for path, digest in record["inputs"].items()}
+    files |= {run_dir / path: digest for path, digest in record["outputs"].items()}
+    return all(path.exists() and sha256(path) == digest for path, digest in files.items())
