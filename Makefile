@@ -13,7 +13,8 @@ help:  ## list the targets
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# The library is used from this folder, as `pip install -e .` would have it, without a build.
+	$(BIN)/python -c "import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'rolellm.pth').write_text(str(pathlib.Path.cwd()))"
 	@touch $@
 
 setup: .venv/.installed  ## environment and embedded model (needs the network once)

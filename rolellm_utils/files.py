@@ -89,9 +89,7 @@ def read_json(path):
     except UnicodeDecodeError:
         raise InputError(f"{shown(path)} is not UTF-8 text; save it as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{shown(path)}, line {error.lineno}: not valid JSON ({error.msg}); mend that line"
-        ) from None
+        raise InputError(f"{shown(path)}, line {error.lineno}: not valid JSON ({error.msg}); mend that line") from None
 
 
 def read_jsonl(path, needs=()):

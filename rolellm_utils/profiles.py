@@ -1,4 +1,4 @@
-"""Stage 1, Role Profile Construction (paper, section 3.2): description, catchphrases and dialogue pairs of each role."""
+"""Stage 1, Role Profile Construction (paper, section 3.2): a role's description, catchphrases and dialogue pairs."""
 
 import re
 from collections import Counter
@@ -165,8 +165,7 @@ def save(profiles, scripts, run_dir, language):
     code = LANGUAGES[language]
     folder = run_dir / "rolebench" / f"profiles-{code}"
     written = [
-        write_jsonl(folder / f"profiles-{code}-{file_name(profile.role)}.jsonl", profile.pairs)
-        for profile in profiles
+        write_jsonl(folder / f"profiles-{code}-{file_name(profile.role)}.jsonl", profile.pairs) for profile in profiles
     ]
     # Not in the published layout: description and catchphrases apart, which desc.json runs together.
     parts = [profile.model_dump(exclude={"pairs"}) for profile in profiles]

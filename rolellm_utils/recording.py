@@ -38,9 +38,7 @@ def execute(outputs, replay):
 
 def normalise():
     """Strip what differs from run to run from the notebooks: times, paths, papermill's own notes."""
-    keys = (
-        "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info metadata.widgets"
-    )
+    keys = "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info metadata.widgets"
     command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count", "--keep-id", "--extra-keys", keys]
     subprocess.run([*command, *(str(NOTEBOOKS / f"{name}.ipynb") for name in STAGES)], check=True)
 

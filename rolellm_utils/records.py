@@ -26,7 +26,7 @@ class Script(BaseModel):
 
 
 class Pair(BaseModel):
-    """One exchange of a role: what was said to it (`speaker`: `cue`), and its `reply`, with the reply's source lines."""
+    """One exchange of a role: what was said to it (`speaker`: `cue`), its `reply`, and the reply's source lines."""
 
     speaker: str
     cue: str
@@ -46,7 +46,7 @@ class Profile(BaseModel):
 
 
 class Triplet(BaseModel):
-    """A Context-Instruct candidate (section 3.3): question, confidence with its reason, answer, and where it is from."""
+    """A Context-Instruct candidate (section 3.3): question, confidence with its reason, answer, and its source."""
 
     role: str
     question: str

@@ -71,13 +71,11 @@ def load_tokenizer(student):
         tokenizer = AutoTokenizer.from_pretrained(student_path(student), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"student {student!r} cannot be loaded ({str(error).splitlines()[0]}); give 'embedded', a model folder or a "
-            "hub name that needs no remote code"
+            f"student {student!r} cannot be loaded ({str(error).splitlines()[0]}); give 'embedded', a model folder "
+            "or a hub name that needs no remote code"
         ) from None
     if not tokenizer.chat_template or tokenizer.eos_token is None:
-        raise InputError(
-            f"student {student!r} has no chat template or no end token; choose an instruction-tuned model"
-        )
+        raise InputError(f"student {student!r} has no chat template or no end token; choose an instruction-tuned model")
     return tokenizer
 
 
@@ -169,9 +167,7 @@ def examples(settings, tokenizer):
         else:
             overlong.append(conversation)
     if not fitting:
-        raise InputError(
-            f"every train row is longer than max_length = {settings.max_length} tokens; raise max_length"
-        )
+        raise InputError(f"every train row is longer than max_length = {settings.max_length} tokens; raise max_length")
     random.Random(settings.seed).shuffle(fitting)
     return fitting, overlong
 
@@ -302,9 +298,7 @@ def train(settings):
     model.save_pretrained(str(temporary), save_embedding_layers=False)
     # peft writes the path of this machine's cache into the adapter.
     config = read_json(temporary / "adapter_config.json")
-    write_json(
-        temporary / "adapter_config.json", config | {"base_model_name_or_path": student_name(settings.student)}
-    )
+    write_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": student_name(settings.student)})
     write_jsonl(temporary / "log.jsonl", log)
     write_json(
         temporary / "training.json",

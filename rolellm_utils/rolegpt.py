@@ -1,8 +1,8 @@
-"""Stage 3, RoleGPT (paper, section 3.4): a profile and a few of its dialogue pairs make any chat model speak in role."""
+"""Stage 3, RoleGPT (paper, section 3.4): a profile and a few of its exchanges make any chat model speak in role."""
 
 import numpy as np
 
-from rolellm_utils.files import read_jsonl, write_jsonl
+from rolellm_utils.files import read_jsonl, resolve, write_jsonl
 from rolellm_utils.profiles import describe, file_name
 from rolellm_utils.prompts import render
 from rolellm_utils.records import InputError
@@ -11,6 +11,11 @@ from rolellm_utils.stage import LANGUAGES
 from rolellm_utils.teacher import Request
 
 STRATEGIES = ("zero-shot", "few-shot", "few-shot-dialogue")
+
+
+def instructions_path(instructions, language):
+    """The general instructions file: the parameter, or the starter set of the language when it is empty."""
+    return resolve(instructions or f"rolellm_utils/starter/instructions_{language}.jsonl")
 
 
 def read_instructions(path, count, seed_generator):
@@ -35,6 +40,12 @@ def read_instructions(path, count, seed_generator):
     return turns[:count]
 
 
+def check_strategy(strategy):
+    """None for a known prompting strategy; InputError naming the known ones otherwise."""
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy is {strategy!r}; set it to one of {', '.join(STRATEGIES)}")
+
+
 def prompts(profile, instructions, language, strategy="few-shot-dialogue", examples=5, example_words=40):
     """The chat messages for every instruction: a list of [{"role", "content"}].
 
@@ -42,8 +53,7 @@ def prompts(profile, instructions, language, strategy="few-shot-dialogue", examp
     `example_words` (Chinese: twice as many characters) caps each side of a pair. Strategies as in the paper's
     ablation: `zero-shot`, `few-shot` (examples inside one user turn), `few-shot-dialogue` (alternating turns).
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy is {strategy!r}; set it to one of {', '.join(STRATEGIES)}")
+    check_strategy(strategy)
     system = render(language, "system", role=profile.role, description=describe(profile, language))
     head = [{"role": "system", "content": system}]
     if strategy == "zero-shot" or not profile.pairs or not examples:
@@ -94,8 +104,7 @@ def raw_requests(instructions, language, **sampling):
     """One Request an instruction for an answer of no role: the RAW reference where the data has no plain target."""
     system = {"role": "system", "content": render(language, "raw")}
     return [
-        Request(messages=[system, {"role": "user", "content": instruction}], **sampling)
-        for instruction in instructions
+        Request(messages=[system, {"role": "user", "content": instruction}], **sampling) for instruction in instructions
     ]
 
 

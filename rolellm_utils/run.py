@@ -2,16 +2,29 @@
 
 import argparse
 import os
+import random
 import sys
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
-from rolellm_utils import embedded
+from rolellm_utils import embedded, profiles, rolegpt
 from rolellm_utils.files import outputs_dir, resolve, shown
 from rolellm_utils.records import InputError
-from rolellm_utils.stage import NEEDS, NOTEBOOKS, STAGES, check_run_name, check_type, is_current, manifest
+from rolellm_utils.stage import (
+    NEEDS,
+    NOTEBOOKS,
+    STAGES,
+    check_language,
+    check_made,
+    check_run_name,
+    check_type,
+    is_current,
+    manifest,
+)
+from rolellm_utils.teacher import Teacher
 
 
 def declared(name):
@@ -49,8 +62,6 @@ def resolve_parameters(values):
     known = {key: kind for entries in table.values() for key, (kind, _) in entries.items()}
     for key, value in values.items():
         if key not in known:
-            from difflib import get_close_matches
-
             near = get_close_matches(key, known, n=1)
             way = f"did you mean {near[0]!r}?" if near else f"the parameters are {', '.join(sorted(known))}"
             raise InputError(f"parameter {key!r} is declared by no notebook; {way}")
@@ -65,33 +76,34 @@ def preflight(parameters, wanted):
     """Check what the wanted stages will read before any of them spends time: scripts, roles, teacher, student."""
     everything = {key: value for entries in parameters.values() for key, value in entries.items()}
     check_run_name(everything["run"])
+    check_language(everything["language"])
     run_dir = outputs_dir() / everything["run"]
     for name in wanted:
         for needed in NEEDS[name]:
-            if needed not in wanted and not manifest(run_dir, needed) and everything["run"] != "default":
-                raise InputError(
-                    f"{name} needs the files of {needed}, which run {everything['run']!r} does not have; "
-                    f"run {needed} first (--from {needed[:2]})"
-                )
+            if needed not in wanted:
+                check_made(run_dir, needed, name)
     if "01_profiles" in wanted:
-        from rolellm_utils.profiles import read_scripts
-
-        read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
+        profiles.read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
     if "03_rolegpt" in wanted:
-        import random
-
-        from rolellm_utils.rolegpt import read_instructions
-
-        path = resolve(instructions_path(everything["instructions"], everything["language"]))
-        read_instructions(path, everything["general_instructions"], random.Random(0))
+        rolegpt.check_strategy(everything["strategy"])
+        path = rolegpt.instructions_path(everything["instructions"], everything["language"])
+        rolegpt.read_instructions(path, everything["general_instructions"], random.Random(0))
+    if set(wanted) & {"05_rocit", "06_eval"}:
+        check_student(everything["student"])
     if set(wanted) & {"01_profiles", "02_context_instruct", "03_rolegpt"}:
-        from rolellm_utils.teacher import Teacher
-
         teacher = Teacher(everything["teacher_model"], everything["teacher_url"], language=everything["language"])
         teacher.check()
         teacher.close()
-    if set(wanted) & {"05_rocit", "06_eval"} and everything["student"] == "embedded":
+
+
+def check_student(student):
+    """None when the student can be loaded; InputError when not. The embedded one costs no import of transformers."""
+    if student == "embedded":
         embedded.fetch()
+    else:
+        from rolellm_utils.rocit import load_tokenizer
+
+        load_tokenizer(student)
 
 
 def run_stage(name, parameters, run_dir):
@@ -123,11 +135,6 @@ def run_stage(name, parameters, run_dir):
             f"{name} failed with {error.ename}: {error.evalue}; the notebook up to there is {shown(partial)}"
         ) from None
     os.replace(partial, run_dir / f"{name}.ipynb")
-
-
-def instructions_path(instructions, language):
-    """The general instructions file: the parameter, or the starter set of the language when it is empty."""
-    return instructions or f"rolellm_utils/starter/instructions_{language}.jsonl"
 
 
 def run(params, first="01", only=None, pairs=()):

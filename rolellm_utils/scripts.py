@@ -22,9 +22,7 @@ LAYOUTS = (
 )
 
 NUMBER = r"(?:[IVXLC]+|\d+|(?i:one|two|three|four|five|six|seven|eight|nine|ten))"
-PLAY_HEADING = (
-    rf"(?:ACT|SCENE|Act|Scene)\s+{NUMBER}(?:\s*[.:,(\-–—].*|\s+(?:SCENE|Scene)\b.*)?$|(?:SCENE|Scene)\s*[.:]"
-)
+PLAY_HEADING = rf"(?:ACT|SCENE|Act|Scene)\s+{NUMBER}(?:\s*[.:,(\-–—].*|\s+(?:SCENE|Scene)\b.*)?$|(?:SCENE|Scene)\s*[.:]"
 SET_HEADING = r"(?:\d+[A-Z]?\.?\s+)?(?:INT\.?\s*/\s*EXT|EXT\.?\s*/\s*INT|I/E|INT|EXT|EST)[.\s]"
 ZH_HEADING = (
     r"第[一二三四五六七八九十百零〇两\d]+[幕场場折集景](?=[\s：:、.，·—-]|$)|(?:序幕|尾声|楔子)(?=[\s：:]|$)"

@@ -60,8 +60,7 @@ def start(name, namespace):
     parameters = {key: namespace[key] for key in types}
     for key, value in parameters.items():
         check_type(key, value, types[key].__name__)
-    if parameters["language"] not in LANGUAGES:
-        raise InputError(f"language is {parameters['language']!r}; set it to 'en' or 'zh'")
+    check_language(parameters["language"])
     check_run_name(parameters["run"])
     stage = Stage(name, outputs_dir() / parameters["run"], parameters)
     for needed in NEEDS[name]:
@@ -78,20 +77,31 @@ def check_type(key, value, kind):
         raise InputError(f"parameter {key} is {value!r}, a {type(value).__name__}; it must be of type {kind}{hint}")
 
 
+def check_language(language):
+    """None for a language the kit has prompts for; InputError otherwise."""
+    if language not in LANGUAGES:
+        raise InputError(f"language is {language!r}; set it to 'en' or 'zh'")
+
+
 def check_run_name(run):
     """None when `run` can be a folder name of its own; InputError when not."""
     if not run or run in {".", ".."} or set(run) & set('/\\:*?"<>|') or run == REFERENCE.name:
         raise InputError(f"run is {run!r}; give it a plain folder name other than 'reference'")
 
 
+def check_made(run_dir, needed, name):
+    """None when a run has the files of an earlier stage or, as the default run, can take them from the reference."""
+    if not manifest(run_dir, needed) and not (run_dir.name == "default" and manifest(REFERENCE, needed)):
+        raise InputError(
+            f"{name} needs the files of {needed}, which run {run_dir.name!r} does not have; run {needed} first"
+        )
+
+
 def _bring(run_dir, needed, name):
     """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
     if manifest(run_dir, needed):
         return
-    if run_dir.name != "default" or not manifest(REFERENCE, needed):
-        raise InputError(
-            f"{name} needs the files of {needed}, which run {run_dir.name!r} does not have; run {needed} first"
-        )
+    check_made(run_dir, needed, name)
     for earlier in NEEDS[needed]:
         ours, theirs = manifest(run_dir, earlier), manifest(REFERENCE, earlier)
         if ours and theirs and ours["outputs"] != theirs["outputs"] and earlier != "05_rocit":
@@ -106,9 +116,10 @@ def _bring(run_dir, needed, name):
 
 
 def manifest(run_dir, name):
-    """The manifest of a stage, or None when the stage is not complete."""
+    """The manifest of a stage, or None when it has none or one of the files it names is gone."""
     path = run_dir / "manifests" / f"{name}.json"
-    return read_json(path) if path.exists() else None
+    record = read_json(path) if path.exists() else None
+    return record if record and all((run_dir / made).exists() for made in record["outputs"]) else None
 
 
 def finish(stage, outputs, teacher=None):
@@ -150,7 +161,7 @@ def code_hash(name):
 
 
 def is_current(run_dir, name, parameters):
-    """True when the stage's manifest matches these parameters, the code, and every input and output file as it is now."""
+    """True when the stage's manifest matches these parameters, the code, and all input and output files as they are."""
     record = manifest(run_dir, name)
     if not record or record["parameters"] != parameters or record["code"] != code_hash(name):
         return False

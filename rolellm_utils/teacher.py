@@ -148,7 +148,7 @@ class Teacher:
                     task.cancel()
 
     def check(self):
-        """None when the server answers and has the model; InputError in one sentence when not (nothing is generated)."""
+        """None when the server answers and has the model; InputError in one sentence when not. Generates nothing."""
         if self.base_url == "embedded":
             embedded.fetch()
             return
