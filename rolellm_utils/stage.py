@@ -10,15 +10,11 @@ import json
 import platform
 import shutil
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rolellm_utils.files import ROOT, outputs_dir, read_json, resolve, sha256, shown, unshown, write_json
 from rolellm_utils.records import InputError
-
-# Libraries that import tqdm's notebook bar complain when widgets are not installed; ours is the plain bar.
-warnings.filterwarnings("ignore", message="IProgress not found")
 
 STAGES = ("01_profiles", "02_context_instruct", "03_rolegpt", "04_rolebench", "05_rocit", "06_eval")
 NEEDS = {

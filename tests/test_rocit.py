@@ -115,12 +115,13 @@ def test_bad_input_is_refused_before_the_first_step(tmp_path):
 
 def test_predictions_resume_and_are_taken_over_only_for_the_same_question(tmp_path, monkeypatch):
     rows = [{"role": "A", "question": f"问 {i}?", "system": "s"} for i in range(5)]
-    asked = []
+    asked, stopped = [], []
 
     def scripted(model, todo, decoding):
         for row in todo:
             asked.append(row["question"])
-            if len(asked) == 3:
+            if len(asked) == 3 and not stopped:
+                stopped.append(True)
                 raise KeyboardInterrupt
             yield f"answer to {row['question']}"
 
