@@ -10,6 +10,8 @@ from rolellm_utils.retrieval import scores, tokens, whole_sentences
 from rolellm_utils.stage import LANGUAGES
 from rolellm_utils.teacher import Request, parse_json
 
+LONGEST_ANSWER = 220  # characters
+
 
 def schema(count):
     """The JSON schema of one reply: up to `count` triplets. The reason stands before the answer, as in the paper."""
@@ -19,7 +21,7 @@ def schema(count):
         "completeness": level,
         "factualness": level,
         "rationale": {"type": "string", "maxLength": 80},
-        "answer": {"type": "string", "minLength": 2, "maxLength": 220},
+        "answer": {"type": "string", "minLength": 2, "maxLength": LONGEST_ANSWER},
     }
     triplet = {
         "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False,
@@ -79,10 +81,9 @@ def candidates(reply, role, kind, segment, lines, count):
         why = "cut off" if reply.finish_reasons[0] == "length" else "not valid JSON"
         return [], [{"role": role, "reason": why, "type": kind, "segment": segment, "text": reply.text}]
     place = {"role": role, "type": kind, "segment": segment, "lines": lines}
-    limit = schema(count)["properties"]["triplets"]["items"]["properties"]["answer"]["maxLength"]
     for triplet in data["triplets"]:
-        if len(triplet["answer"]) >= limit:  # the schema broke it off
-            triplet["answer"] = whole_sentences(triplet["answer"])
+        if len(triplet["answer"]) >= LONGEST_ANSWER:  # the schema broke it off
+            triplet["answer"] = whole_sentences(triplet["answer"]) or triplet["answer"]
     return [Triplet(**triplet, **place) for triplet in data["triplets"]], []
 
 
@@ -139,6 +140,8 @@ def _objection(triplet, language):
         return "not a question"
     if not triplet.answer.strip() or triplet.answer.strip().casefold() == triplet.question.strip().casefold():
         return "no answer"
+    if len(triplet.answer) >= LONGEST_ANSWER:
+        return "cut off"
     return "goes in circles" if goes_in_circles(triplet.answer, language) else ""
 
 

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import jsonschema
@@ -103,7 +103,7 @@ class Teacher:
         self.replay_only = mode == "only"
         self.recorded = {} if mode == "off" else _recorded()
         self.used = Counter()
-        self._client = None
+        self._client, self._address, self._streams = None, None, 0
         self._open = ExitStack()
         self._slots = asyncio.Semaphore(in_flight)
         self._store = _connect(Path(store or outputs_dir() / "teacher.sqlite"))
@@ -131,6 +131,7 @@ class Teacher:
     async def ask_all(self, requests, title=""):
         """The replies in the order of the requests, asked up to `in_flight` at once, with a progress bar."""
         waiting = deque()
+        self._streams += 1
         total = len(requests) if hasattr(requests, "__len__") else None
         with tqdm(total=total, desc=title, unit="request", leave=False) as bar:
             try:
@@ -146,6 +147,12 @@ class Teacher:
             finally:
                 for task in waiting:
                     task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+                self._streams -= 1
+                if self._client and not self._streams:
+                    # Its sockets belong to this event loop, which may be gone before `close`.
+                    client, self._client = self._client, None
+                    await client.close()
 
     def check(self):
         """None when the server answers and has the model; InputError in one sentence when not. Generates nothing."""
@@ -170,7 +177,7 @@ class Teacher:
     def close(self):
         """Stop the embedded server, if this teacher started it, and close the store."""
         self._open.close()
-        self._client = None
+        self._client, self._address = None, None
         self._store.close()
 
     def _known(self, key, sample):
@@ -252,17 +259,16 @@ class Teacher:
         self.used["completion_tokens"] += rows[0]["completion_tokens"]
         return rows
 
-    def _address(self):
-        if self.base_url == "embedded":
-            return self._open.enter_context(embedded.serve(slots=self.in_flight))
-        return self.base_url
-
     def _async_client(self):
-        if self._client is None:
-            import openai
+        import openai
 
+        if self._address is None:
+            local = self.base_url == "embedded"
+            serving = embedded.serve(slots=self.in_flight) if local else nullcontext(self.base_url)
+            self._address = self._open.enter_context(serving)
+        if self._client is None:
             self._client = openai.AsyncOpenAI(
-                base_url=self._address(), api_key=_key(), timeout=self.timeout, max_retries=5
+                base_url=self._address, api_key=_key(), timeout=self.timeout, max_retries=5
             )
         return self._client
 

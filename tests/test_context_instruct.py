@@ -88,12 +88,14 @@ def test_an_unreadable_reply_is_kept_as_a_reject_with_its_text():
 
 def test_an_answer_broken_off_by_the_schema_ends_at_its_last_sentence():
     item = {"question": "Who was it then?", "completeness": "High", "factualness": "High", "rationale": "r"}
-    text = json.dumps({"triplets": [item | {"answer": "It was Bela. " + "And so " * 40}]})[:9999]
-    value = json.loads(text)
-    limit = context_instruct.schema(1)["properties"]["triplets"]["items"]["properties"]["answer"]["maxLength"]
-    value["triplets"][0]["answer"] = value["triplets"][0]["answer"][:limit]
-    reply = Reply(key="k", texts=[json.dumps(value)], finish_reasons=["stop"])
-    assert context_instruct.candidates(reply, "B", "script_based", 0, None, 1)[0][0].answer == "It was Bela."
+    for answer, kept in (("It was Bela. " + "And so " * 40, "It was Bela."), ("And so " * 40, None)):
+        answer = answer[: context_instruct.LONGEST_ANSWER]
+        text = json.dumps({"triplets": [item | {"answer": answer}]})
+        reply = Reply(key="k", texts=[text], finish_reasons=["stop"])
+        found, _ = context_instruct.candidates(reply, "B", "script_based", 0, None, 1)
+        assert found[0].answer == (kept or answer)
+        rejects = context_instruct.select(found, "en")[1]
+        assert [row["reason"] for row in rejects] == ([] if kept else ["cut off"])
 
 
 def test_rows_are_written_in_the_published_layout(tmp_path):

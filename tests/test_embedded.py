@@ -19,7 +19,7 @@ def test_it_speaks_and_keeps_to_a_schema(tmp_path):
     )
 
     async def both():
-        return await teacher.ask(plain), await teacher.ask(shaped)
+        return [reply async for reply in teacher.ask_all([plain, shaped])]
 
     first, second = asyncio.run(both())
     teacher.close()
