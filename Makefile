@@ -2,13 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PARAMS ?= params/quick.yaml
 BIN := .venv/bin
-QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
+QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test notebooks lab clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  ##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,7 @@ test: setup  ## ruff, unit tests, nbval over the six notebooks
 	$(BIN)/python -m pytest --quiet --nbval
 
 notebooks: setup  ## run the notebooks with their defaults, in place; refresh recordings and reference run
-	@$(QUIET) TQDM_DISABLE=1 $(BIN)/python -m rolellm_utils.recording
+	@$(QUIET) HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m rolellm_utils.recording
 
 lab: setup  ## open the notebooks in JupyterLab on this machine
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

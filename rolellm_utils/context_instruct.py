@@ -1,9 +1,10 @@
 """Stage 2, Context-Instruct (paper, section 3.3): question, confidence, answer from segments of a role's profile."""
 
 import json
+from itertools import zip_longest
 
 from rolellm_utils.files import write_json, write_jsonl
-from rolellm_utils.profiles import describe, file_name
+from rolellm_utils.profiles import file_name
 from rolellm_utils.prompts import templates, with_example
 from rolellm_utils.records import Triplet
 from rolellm_utils.retrieval import scores, tokens, whole_sentences
@@ -33,58 +34,81 @@ def schema(count):
 
 
 def segments(profile, language, words=120):
-    """The role's dialogue cut into segments of at least `words` words: [(text, (first, last) source line)].
+    """The role's dialogue cut into segments of `words` words or a little more: [{"text", "file", "lines"}].
 
-    A segment never crosses a scene or file; a short rest joins the segment before it in the same scene.
+    A segment never crosses a scene; what is left of a scene joins the segment before it, so that only a scene with
+    fewer words than that gives a shorter one. `lines` run from the first cue to the last reply.
     """
-    found, scene = [], None
+    found, place = [], None
     for pair in profile.pairs:
-        text = f"{pair.speaker}: {pair.cue}\n{profile.role}: {pair.reply}"
-        place = (pair.file, pair.scene)
-        if place == scene and len(tokens(found[-1][0], language)) < words:
-            found[-1] = (f"{found[-1][0]}\n{text}", (found[-1][1][0], pair.lines[1]))
+        exchange = f"{pair.speaker}: {pair.cue}\n{profile.role}: {pair.reply}"
+        new = {"text": exchange, "file": pair.file, "lines": (pair.cue_lines[0], pair.lines[1])}
+        if (pair.file, pair.scene) != place:
+            _join_rest(found, language, words)
+            found.append(new | {"place": (pair.file, pair.scene)})
+        elif _is_full(found[-1], language, words):
+            found.append(new | {"place": place})
         else:
-            found.append((text, pair.lines))
-        scene = place
-    return found
+            found[-1] = _joined(found[-1], new)
+        place = (pair.file, pair.scene)
+    _join_rest(found, language, words)
+    return [{key: value for key, value in segment.items() if key != "place"} for segment in found]
+
+
+def _is_full(segment, language, words):
+    return len(tokens(segment["text"], language)) >= words
+
+
+def _joined(first, second):
+    return first | {"text": f"{first['text']}\n{second['text']}", "lines": (first["lines"][0], second["lines"][1])}
+
+
+def _join_rest(found, language, words):
+    if len(found) > 1 and found[-1]["place"] == found[-2]["place"] and not _is_full(found[-1], language, words):
+        rest = found.pop()
+        found[-1] = _joined(found[-1], rest)
 
 
 def requests(profile, language, script_based=8, script_agnostic=2, count=2, words=120, **sampling):
-    """The questions to the teacher about one role: [(Request, type, segment number, source lines)].
+    """The questions to the teacher about one role: [(Request, where)], where = {"role", "type", "file"?, "lines"?}.
 
-    The `script_based` segments are spread evenly over the script; `script_agnostic` ones ask about the description,
-    each with its own seed.
+    The `script_based` segments are spread evenly over the script; the one `script_agnostic` request asks about the
+    description and takes that many samples.
     """
-    seed = sampling.pop("seed", 0)
     cut = segments(profile, language, words)
-    chosen = [i * len(cut) // script_based for i in range(script_based)] if len(cut) > script_based else range(len(cut))
+    if len(cut) > script_based:
+        cut = [cut[i * len(cut) // script_based] for i in range(script_based)]
     asked = []
-    for number in chosen:
-        text, lines = cut[number]
-        messages = with_example(language, "script_based", role=profile.role, segment=text, count=count)
-        asked.append((_request(messages, profile, count, seed, sampling), "script_based", number, lines))
-    text = describe(profile, language)
-    for number in range(script_agnostic):
+    for segment in cut:
+        messages = with_example(language, "script_based", role=profile.role, segment=segment["text"], count=count)
+        where = {"role": profile.role, "type": "script_based", "file": segment["file"], "lines": segment["lines"]}
+        asked.append((_request(messages, profile, count, sampling), where))
+    if script_agnostic:
+        text = profile.description
         messages = with_example(language, "script_agnostic", role=profile.role, description=text, count=count)
-        asked.append((_request(messages, profile, count, seed + number, sampling), "script_agnostic", number, None))
+        request = _request(messages, profile, count, sampling | {"n": script_agnostic})
+        asked.append((request, {"role": profile.role, "type": "script_agnostic"}))
     return asked
 
 
-def _request(messages, profile, count, seed, sampling):
-    return Request(messages=messages, json_schema=schema(count), role=profile.role, seed=seed, **sampling)
+def _request(messages, profile, count, sampling):
+    return Request(messages=messages, json_schema=schema(count), role=profile.role, **sampling)
 
 
-def candidates(reply, role, kind, segment, lines, count):
-    """The triplets of one reply and its reject, if any: ([Triplet], [reject]). An unreadable reply is a reject."""
-    data = parse_json(reply.text, schema(count))
-    if data is None:
-        why = "cut off" if reply.finish_reasons[0] == "length" else "not valid JSON"
-        return [], [{"role": role, "reason": why, "type": kind, "segment": segment, "text": reply.text}]
-    place = {"role": role, "type": kind, "segment": segment, "lines": lines}
-    for triplet in data["triplets"]:
-        if len(triplet["answer"]) >= LONGEST_ANSWER:  # the schema broke it off
-            triplet["answer"] = whole_sentences(triplet["answer"]) or triplet["answer"]
-    return [Triplet(**triplet, **place) for triplet in data["triplets"]], []
+def candidates(reply, where, count):
+    """The triplets of a reply's samples, and a reject for each sample that is not of the form asked for."""
+    found, rejects = [], []
+    for text, reason in zip(reply.texts, reply.finish_reasons, strict=True):
+        data = parse_json(text, schema(count))
+        if data is None:
+            why = "cut off" if reason == "length" else "not of the form asked for"
+            rejects.append({"reason": why, **where, "text": text})
+            continue
+        for triplet in data["triplets"]:
+            if len(triplet["answer"]) >= LONGEST_ANSWER:  # the schema may have broken it off
+                triplet["answer"] = whole_sentences(triplet["answer"]) or triplet["answer"]
+            found.append(Triplet(**triplet, **where))
+    return found, rejects
 
 
 def select(triplets, language, similarity=0.7, most=None):
@@ -92,12 +116,12 @@ def select(triplets, language, similarity=0.7, most=None):
 
     Kept: a real question with an answer that does not go in circles, both confidences High, like no question kept
     before nor one of the prompt's worked example (BM25 score of at least `similarity` of what the question scores
-    against itself), at most `most`.
+    against itself), at most `most`, the two types in turn.
     """
     if not triplets:
         return [], []
-    shown_questions = example_questions(language)
-    questions = [triplet.question for triplet in triplets] + shown_questions
+    triplets = in_turn(triplets)
+    questions = [triplet.question for triplet in triplets] + example_questions(language)
     # Scores of different queries are comparable only relative to the query's own.
     table = scores(questions, questions, language)
     words = [tokens(question, language) for question in questions]
@@ -120,6 +144,14 @@ def select(triplets, language, similarity=0.7, most=None):
     return [triplets[index] for index in kept], rejects
 
 
+def in_turn(triplets):
+    """The triplets with their types in turn, so that a limit does not cut one type off."""
+    groups = {}
+    for triplet in triplets:
+        groups.setdefault(triplet.type, []).append(triplet)
+    return [triplet for row in zip_longest(*groups.values()) for triplet in row if triplet]
+
+
 def example_questions(language):
     """The questions of the prompts' worked examples, which a small teacher likes to copy."""
     replies = (templates(language)[f"{kind}_example"]["reply"] for kind in ("script_based", "script_agnostic"))
@@ -140,7 +172,7 @@ def _objection(triplet, language):
         return "not a question"
     if not triplet.answer.strip() or triplet.answer.strip().casefold() == triplet.question.strip().casefold():
         return "no answer"
-    if len(triplet.answer) >= LONGEST_ANSWER:
+    if len(triplet.answer) >= LONGEST_ANSWER and not whole_sentences(triplet.answer):
         return "cut off"
     return "goes in circles" if goes_in_circles(triplet.answer, language) else ""
 
@@ -161,7 +193,7 @@ def save(kept, rejects, profiles, run_dir, language, words):
                             "rationale": triplet.rationale},
                 "answer": triplet.answer,
                 "type": triplet.type,
-                "segment": triplet.segment,
+                "file": triplet.file,
                 "lines": triplet.lines,
             }
             for number, triplet in enumerate(triplets)

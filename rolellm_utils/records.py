@@ -33,11 +33,15 @@ class Pair(BaseModel):
     reply: str
     scene: str
     file: str
+    cue_lines: tuple[int, int]
     lines: tuple[int, int]
 
 
 class Profile(BaseModel):
-    """A role (paper, section 3.2): second-person description, catchphrases, structured dialogue pairs."""
+    """A role (paper, section 3.2): dialogue pairs, catchphrases, and the one string that says who it is.
+
+    `description` is that string as published: second person, the catchphrases in its last sentence.
+    """
 
     role: str
     description: str
@@ -55,14 +59,20 @@ class Triplet(BaseModel):
     factualness: str
     rationale: str
     type: str
-    segment: int
+    file: str | None = None
     lines: tuple[int, int] | None = None
 
 
 class Sample(BaseModel):
-    """One row of RoleBench: a role, a question, the reference answers; `type` only where it is role-specific."""
+    """One row of RoleBench: a role, a question, the reference answers.
+
+    `type` only where it is role-specific; ours also carry the `id` of stage 2 and the source `file` and `lines`.
+    """
 
     role: str
     question: str
     generated: list[str]
     type: list[str] | None = None
+    id: int | None = None
+    file: str | None = None
+    lines: tuple[int, int] | None = None

@@ -21,7 +21,7 @@ from rolellm_utils import embedded
 from rolellm_utils.files import read_json, read_jsonl, resolve, sha256, shown, write_json, write_jsonl, write_text
 from rolellm_utils.prompts import render
 from rolellm_utils.records import InputError
-from rolellm_utils.rolebench import folder_of, load
+from rolellm_utils.rolebench import PARTS, folder_of, load
 from rolellm_utils.stage import LANGUAGES
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -44,8 +44,8 @@ class Settings(BaseModel):
     learning_rate: float = 1e-3
     epochs: int = 1
     steps: int = 0
-    batch_size: int = 8
-    max_length: int = 512
+    batch_size: int = 4
+    max_length: int = 768
     device: str = "auto"
     seed: int = 0
 
@@ -133,9 +133,12 @@ def tokenise(conversation, tokenizer):
     """
     prompt = tokenizer.apply_chat_template(conversation[:-1], tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(conversation, tokenize=False)
-    assert whole.startswith(prompt), "the chat template changes the prompt once the answer is known"
     response, end, _ = whole[len(prompt) :].rpartition(tokenizer.eos_token)
-    assert end, "the chat template closes no answer with the end token"
+    if not whole.startswith(prompt) or not end:
+        raise InputError(
+            "the student's chat template does not close an answer with its end token "
+            f"{tokenizer.eos_token!r}; choose a student whose template does"
+        )
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     response_ids = tokenizer(response + end, add_special_tokens=False)["input_ids"]
     return {"input_ids": prompt_ids + response_ids, "labels": [-100] * len(prompt_ids) + response_ids}
@@ -218,13 +221,50 @@ def mean_loss(model, rows, batch_size, pad):
 
 
 def fingerprint(settings):
-    """The SHA-256 of what decides an adapter: settings, train files and role descriptions (not the machine)."""
+    """The SHA-256 of what decides an adapter: settings, train files and system texts (not the machine)."""
     folder = folder_of(settings.rolebench_dir, settings.language, settings.split)
-    files = [folder / part / "train.jsonl" for part in ("general", "role_specific")]
-    files.append(settings.rolebench_dir / f"profiles-{LANGUAGES[settings.language]}" / "desc.json")
+    digests = [sha256(path) for part in PARTS if (path := folder / part / "train.jsonl").exists()]
+    systems = system_texts(settings.rolebench_dir, settings.language)
     plain = settings.model_dump(mode="json", exclude={"rolebench_dir", "out", "device"})
-    digests = [sha256(path) for path in files if path.exists()]
-    return hashlib.sha256(json.dumps([plain, digests], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([plain, digests, systems], sort_keys=True).encode()).hexdigest()
+
+
+def arguments(settings, folder):
+    """The trainer's arguments: cosine schedule, every step logged, nothing saved on the way, one device."""
+    from transformers import TrainingArguments
+
+    made = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=pick_device(settings.device).type == "cpu",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # the trainer would wrap the model in DataParallel, which hides what response_loss needs
+    return made
+
+
+def save_adapter(model, folder, name):
+    """Write the adapter in bfloat16 with its config, which names the base model instead of this machine's cache."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": name})
 
 
 def train(settings):
@@ -233,9 +273,8 @@ def train(settings):
     The folder appears when training is over, so a killed run leaves none. Raises InputError for a student that cannot
     be trained and for train rows that cannot be used, before the first step.
     """
-    import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+    from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
     started = time.perf_counter()
     tokenizer = load_tokenizer(settings.student)
@@ -265,26 +304,10 @@ def train(settings):
 
     temporary = settings.out.with_name(f".{settings.out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    arguments = TrainingArguments(
-        output_dir=str(temporary),
-        per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=2,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        seed=settings.seed,
-        data_seed=settings.seed,
-        use_cpu=pick_device(settings.device).type == "cpu",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
     pad = tokenizer.eos_token_id
     trainer = ResponseTrainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=lambda batch: collate(batch, pad),
+        model=model, args=arguments(settings, temporary), train_dataset=rows,
+        data_collator=lambda batch: collate(batch, pad),
         callbacks=[Bar],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -292,13 +315,7 @@ def train(settings):
     trainer.train()
     after = mean_loss(model, rows[:32], settings.batch_size, pad)
     log = [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(str(temporary), save_embedding_layers=False)
-    # peft writes the path of this machine's cache into the adapter.
-    config = read_json(temporary / "adapter_config.json")
-    write_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": student_name(settings.student)})
+    save_adapter(model, temporary, student_name(settings.student))
     write_jsonl(temporary / "log.jsonl", log)
     write_json(
         temporary / "training.json",

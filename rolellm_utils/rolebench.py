@@ -26,7 +26,8 @@ BREAKS = {
     ),
     "refusal": re.compile(
         r"\bI(?:'m| am) sorry,? (?:but )?I (?:can(?:'|no)t|am unable|do not)|\bI (?:cannot|can't|am unable to) "
-        r"(?:answer|help|assist|provide|fulfil)|(抱歉|对不起)[，,]?我?(不能|无法)|我(不能|无法)(回答|提供|帮助)",
+        r"(?:answer|help(?! but)|assist|provide|fulfil)|"
+        r"(抱歉|对不起)[，,]?我?(不能|无法)|我(不能|无法)(回答|提供|帮助)",
         re.IGNORECASE,
     ),
 }
@@ -79,7 +80,7 @@ def load(directory, language="en", split="instruction-generalization"):
     path = directory / f"instructions-{LANGUAGES[language]}" / "instructions-general.jsonl"
     if path.exists():
         rows = read_jsonl(path, ("instruction", "target"))
-        bench.targets = {row["instruction"].strip(): row["target"].strip() for row in rows}
+        bench.targets = {row["instruction"].strip(): row["target"].strip() for row in rows if row["target"]}
     else:
         bench.missing.append(path.relative_to(directory).as_posix())
     return bench
@@ -98,11 +99,11 @@ def _sample(row):
 def broken_rule(text):
     """The name of the first cleaning rule an answer breaks, "" when it breaks none.
 
-    Complete: it says something and ends as a sentence does; the other three are patterns (BREAKS).
+    Complete: it says something and does not break off at a comma or dash (whether it ran into the token limit,
+    stage 3 knows, and shortens it). The other three are patterns (BREAKS).
     """
-    if not text.strip():
-        return "incomplete"
-    if not re.search(r"[.!?…。！？~～—\"”’')\]）」』:;]$|\w$", text.strip()):
+    text = text.strip().replace("’", "'")
+    if not re.search(r"\w", text) or re.search(r"[,，、;；(（-]$", text):
         return "incomplete"
     return next((name for name, pattern in BREAKS.items() if pattern.search(text)), "")
 
@@ -123,46 +124,43 @@ def clean(rows):
                 kept.append(text)
         if kept:
             kind = None if row["kind"] == "general" else [row["kind"]]
-            samples.append(Sample(role=row["role"], question=row["question"], generated=kept, type=kind))
+            source = {key: row.get(key) for key in ("role", "question", "id", "file", "lines")}
+            samples.append(Sample(**source, generated=kept, type=kind))
     return samples, drops
 
 
-def split_by_instruction(samples, test_share, generator):
-    """(train, test): no question of test occurs in train, whatever the role (instruction generalisation, section 4).
-
-    `test_share` of the distinct questions of each role group, at least one where there are two or more.
-    """
-    by_roles = {}
-    for sample in samples:
-        by_roles.setdefault(sample.question, set()).add(sample.role)
+def test_questions(samples, test_share, generator):
+    """The questions that go to test: `test_share` of the general ones, and of each role's own."""
     groups = {}
-    for question, roles in by_roles.items():
-        groups.setdefault(tuple(sorted(roles)), []).append(question)
-    test = set()
+    for sample in samples:
+        groups.setdefault(sample.role if sample.type else "", {})[sample.question] = None
+    chosen = set()
     for questions in groups.values():
         count = max(1, round(test_share * len(questions))) if len(questions) > 1 else 0
-        test.update(generator.sample(questions, count))
-    return [s for s in samples if s.question not in test], [s for s in samples if s.question in test]
+        chosen.update(generator.sample(list(questions), count))
+    return chosen
 
 
 def assemble(answers, test_share, generator):
-    """The RoleBench parts from stage 3's answers: ({part: {file: [Sample]}}, drops).
+    """The RoleBench parts from stage 3's answers, split by instruction: ({part: {file: [Sample]}}, drops).
 
+    No test question occurs in train, under any role, in either part (instruction generalisation, section 4).
     Baseline rows keep RoleGPT's one held-out answer uncleaned: it is scored as it is.
     """
-    parts, drops = {}, []
+    samples, drops = clean(answers)
+    chosen = test_questions(samples, test_share, generator)
+    baselines = {(row["role"], row["question"]): row["baseline"] for row in answers}
+    parts = {}
     for part in PARTS:
-        rows = [row for row in answers if (row["kind"] == "general") == (part == "general")]
-        samples, dropped = clean(rows)
-        train, test = split_by_instruction(samples, test_share, generator)
-        asked = {(sample.role, sample.question) for sample in test}
-        baseline = [
-            Sample(role=row["role"], question=row["question"], generated=[row["baseline"]])
-            for row in rows
-            if (row["role"], row["question"]) in asked
-        ]
-        parts[part] = {"train": train, "test": test, "rolegpt_baseline": baseline}
-        drops += dropped
+        rows = [sample for sample in samples if bool(sample.type) == (part == "role_specific")]
+        test = [sample for sample in rows if sample.question in chosen]
+        parts[part] = {
+            "train": [sample for sample in rows if sample.question not in chosen],
+            "test": test,
+            "rolegpt_baseline": [
+                Sample(role=s.role, question=s.question, generated=[baselines[s.role, s.question]]) for s in test
+            ],
+        }
     return parts, drops
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rolellm_utils.files import read_jsonl, resolve, write_jsonl
-from rolellm_utils.profiles import describe, file_name
+from rolellm_utils.profiles import file_name
 from rolellm_utils.prompts import render
 from rolellm_utils.records import InputError
 from rolellm_utils.retrieval import scores, whole_sentences
@@ -54,7 +54,7 @@ def prompts(profile, instructions, language, strategy="few-shot-dialogue", examp
     ablation: `zero-shot`, `few-shot` (examples inside one user turn), `few-shot-dialogue` (alternating turns).
     """
     check_strategy(strategy)
-    system = render(language, "system", role=profile.role, description=describe(profile, language))
+    system = render(language, "system", role=profile.role, description=profile.description)
     head = [{"role": "system", "content": system}]
     if strategy == "zero-shot" or not profile.pairs or not examples:
         return [[*head, {"role": "user", "content": instruction}] for instruction in instructions]
@@ -117,17 +117,30 @@ def finished(reply):
     return samples
 
 
-def answer_row(role, question, kind, reply, references, **extra):
+def general_row(role, question, reply, references):
     """A row of answers.jsonl: the references apart from the baseline, which is the last sample (paper: 5 + 1)."""
     samples = finished(reply)
     return {
         "role": role,
         "question": question,
-        "kind": kind,
+        "kind": "general",
         "generated": [text for text, _ in samples[:references]],
         "baseline": samples[-1][0] if len(samples) > references else "",
         "shortened": sum(cut for _, cut in samples),
-        **extra,
+    }
+
+
+def specific_row(role, row, reply):
+    """A row of answers.jsonl from a row of stage 2: its answer is the reference, the reply the baseline."""
+    (text, cut), *_ = finished(reply)
+    return {
+        "role": role,
+        "question": row["instruction"],
+        "kind": row["type"],
+        "generated": [row["answer"]],
+        "baseline": text,
+        "shortened": int(cut),
+        **{key: row[key] for key in ("id", "file", "lines")},
     }
 
 

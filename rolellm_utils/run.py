@@ -22,9 +22,8 @@ from rolellm_utils.stage import (
     check_run_name,
     check_type,
     is_current,
-    manifest,
 )
-from rolellm_utils.teacher import Teacher
+from rolellm_utils.teacher import Teacher, ledger
 
 
 def declared(name):
@@ -48,6 +47,9 @@ def read_params(path, pairs=()):
         raise InputError(f"parameter file {shown(path)}{where} is not valid YAML; mend it") from None
     if not isinstance(values, dict):
         raise InputError(f"parameter file {shown(path)} holds no `key: value` lines; see params/quick.yaml")
+    odd = [key for key in values if not isinstance(key, str)]
+    if odd:
+        raise InputError(f"parameter file {shown(path)} has the key {odd[0]!r}, which is no text; quote it")
     for key, value in pairs:
         try:
             values[key] = yaml.safe_load(value)
@@ -84,6 +86,7 @@ def preflight(parameters, wanted):
                 check_made(run_dir, needed, name)
     if "01_profiles" in wanted:
         profiles.read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
+        profiles.own_descriptions(everything["descriptions"])
     if "03_rolegpt" in wanted:
         rolegpt.check_strategy(everything["strategy"])
         path = rolegpt.instructions_path(everything["instructions"], everything["language"])
@@ -141,9 +144,7 @@ def run(params, first="01", only=None, pairs=()):
     """Run the wanted stages that are not current; the run folder. Prints a line a stage and a summary."""
     values = read_params(params, pairs)
     parameters = resolve_parameters(values)
-    wanted = [name for name in STAGES if (name.startswith(only) if only else name[:2] >= first)]
-    if not wanted:
-        raise InputError(f"no stage is numbered {only or first!r}; use 01 to 06")
+    wanted = [stage_named(only)] if only else list(STAGES[STAGES.index(stage_named(first)) :])
     run_dir = outputs_dir() / parameters["01_profiles"]["run"]
     rows, checked = [], False
     for name in wanted:
@@ -162,15 +163,26 @@ def run(params, first="01", only=None, pairs=()):
     return run_dir
 
 
+def stage_named(number):
+    """The stage of a number (03) or full name (03_rolegpt); InputError for any other text."""
+    found = [name for name in STAGES if number in (name, name[:2])]
+    if not found:
+        raise InputError(f"no stage is numbered {number!r}; use 01 to 06")
+    return found[0]
+
+
 def summary(run_dir, rows):
     """What a run ends with: a line a stage with time and teacher tokens, and where the report is."""
     lines = [""]
+    asked = {row["stage"]: row for row in ledger(outputs_dir() / "teacher.sqlite", run_dir.name)}
     if rows:
-        lines.append(f"{'stage':22} {'seconds':>8} {'asked live':>11} {'tokens in':>10} {'tokens out':>11}")
+        lines.append(f"{'stage':22} {'seconds':>8} {'answers':>8} {'tokens in':>10} {'tokens out':>11}")
     for name, seconds in rows:
-        used = (manifest(run_dir, name) or {}).get("teacher", {})
-        live, prompt, answer = (used.get(key, 0) for key in ("live", "prompt_tokens", "completion_tokens"))
-        lines.append(f"{name:22} {seconds:8.0f} {live:11} {prompt:10} {answer:11}")
+        row = asked.get(name, {})
+        answers, prompt, answer = (row.get(key, 0) for key in ("samples", "prompt_tokens", "completion_tokens"))
+        lines.append(f"{name:22} {seconds:8.0f} {answers:8} {prompt:10} {answer:11}")
+    if rows:
+        lines.append("(answers and tokens: all that this run has asked of the teacher, as the server reports them)")
     report = run_dir / "eval" / "report.html"
     if report.exists():
         lines.append(f"report: {shown(report)}")

@@ -46,12 +46,13 @@ def baseline_answers(bench):
 def material(bench, metric):
     """What a metric compares with: [(Sample, references)] over the test rows that have references for it."""
     part = bench.role_specific if metric == "SPE" else bench.general
-    pairs = [
-        (sample, [bench.targets[sample.question]] if metric == "RAW" and sample.question in bench.targets
-         else [] if metric == "RAW" else sample.generated)
-        for sample in part.get("test", [])
-    ]  # fmt: skip
-    return [(sample, references) for sample, references in pairs if references]
+    pairs = []
+    for sample in part.get("test", []):
+        target = bench.targets.get(sample.question)
+        references = ([target] if target else []) if metric == "RAW" else sample.generated
+        if references:
+            pairs.append((sample, references))
+    return pairs
 
 
 def wrong_role(bench):

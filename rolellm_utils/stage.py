@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rolellm_utils.files import ROOT, outputs_dir, read_json, resolve, sha256, shown, unshown, write_json
+from rolellm_utils.prompts import templates
 from rolellm_utils.records import InputError
 
 STAGES = ("01_profiles", "02_context_instruct", "03_rolegpt", "04_rolebench", "05_rocit", "06_eval")
@@ -23,11 +24,28 @@ NEEDS = {
     "03_rolegpt": ("01_profiles", "02_context_instruct"),
     "04_rolebench": ("01_profiles", "02_context_instruct", "03_rolegpt"),
     "05_rocit": ("01_profiles", "04_rolebench"),
-    "06_eval": ("01_profiles", "04_rolebench", "05_rocit"),
+    "06_eval": ("01_profiles", "03_rolegpt", "04_rolebench", "05_rocit"),
 }
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "outputs" / "reference"
-PACKAGES = ("numpy", "openai", "papermill", "peft", "rouge-score", "torch", "transformers", "xllamacpp")
+PACKAGES = ("bm25s", "jieba", "numpy", "openai", "papermill", "peft", "rapidfuzz", "torch", "transformers", "xllamacpp")
+KINDS = {
+    "int": (int, "write a whole number"),
+    "float": ((int, float), "write a number, such as 1.0e-4 (YAML reads 1e-4 as text)"),
+    "str": (str, "quote it"),
+    "bool": (bool, "write true or false"),
+    "list": (list, "write a list of texts such as [Oswin, Neha]"),
+}
+# Numbers of which a wrong one would leave a stage without rows or fail late.
+FROM_ZERO = {
+    "steps", "temperature", "prediction_temperature", "script_agnostic", "triplets_per_role", "examples", "samples",
+    "seed", "general_instructions",
+}  # fmt: skip
+FROM_ONE = {
+    "in_flight", "references", "script_based", "triplets_per_call", "profile_lines", "rank", "alpha", "epochs",
+    "batch_size", "prediction_batch", "bootstrap_draws",
+}  # fmt: skip
+SHARES = {"test_share", "top_p", "similarity"}
 LANGUAGES = {"en": "eng", "zh": "zh"}
 
 
@@ -65,12 +83,16 @@ def start(name, namespace):
 
 
 def check_type(key, value, kind):
-    """None when a parameter's value has the declared type (an int is a valid float); InputError when not."""
-    accepted = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}[kind]
+    """None when a parameter has the declared type and is in range (an int is a valid float); InputError when not."""
+    accepted, way_out = KINDS[kind]
     # bool is a subclass of int, but `steps: true` is a mistake.
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
-        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind == "float" and isinstance(value, str) else ""
-        raise InputError(f"parameter {key} is {value!r}, a {type(value).__name__}; it must be of type {kind}{hint}")
+    fits = isinstance(value, accepted) and (kind == "bool" or not isinstance(value, bool))
+    if not fits or (kind == "list" and not all(isinstance(entry, str) for entry in value)):
+        raise InputError(f"parameter {key} is {value!r}, which is no {kind}; {way_out}")
+    if key in FROM_ZERO | FROM_ONE and value < (key in FROM_ONE):
+        raise InputError(f"parameter {key} is {value!r}; it must be {int(key in FROM_ONE)} or more")
+    if key in SHARES and not 0 < value <= 1:
+        raise InputError(f"parameter {key} is {value!r}; it must be above 0 and at most 1")
 
 
 def check_language(language):
@@ -81,12 +103,12 @@ def check_language(language):
 
 def check_run_name(run):
     """None when `run` can be a folder name of its own; InputError when not."""
-    if not run or run in {".", ".."} or set(run) & set('/\\:*?"<>|') or run == REFERENCE.name:
+    if not run or run in {".", ".."} or set(run) & set('/\\:*?"<>|') or run.casefold() == REFERENCE.name:
         raise InputError(f"run is {run!r}; give it a plain folder name other than 'reference'")
 
 
 def check_made(run_dir, needed, name):
-    """None when a run has the files of an earlier stage or, as the default run, can take them from the reference."""
+    """None when a run has an earlier stage's files or, being the default run, can take them from the reference."""
     if not manifest(run_dir, needed) and not (run_dir.name == "default" and manifest(REFERENCE, needed)):
         raise InputError(
             f"{name} needs the files of {needed}, which run {run_dir.name!r} does not have; run {needed} first"
@@ -95,7 +117,13 @@ def check_made(run_dir, needed, name):
 
 def _bring(run_dir, needed, name):
     """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
-    if manifest(run_dir, needed):
+    if record := manifest(run_dir, needed):
+        changed = [path for path, digest in record["inputs"].items()
+                   if path.startswith(f"outputs/{run_dir.name}/") and sha256(unshown(path)) != digest]  # fmt: skip
+        if changed:
+            raise InputError(
+                f"{name} needs the files of {needed}, which were made before {changed[0]} changed; run {needed} again"
+            )
         return
     check_made(run_dir, needed, name)
     for earlier in NEEDS[needed]:
@@ -132,6 +160,7 @@ def finish(stage, outputs, teacher=None):
         "code": code_hash(stage.name),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "prompts": templates(stage.parameters["language"])["version"],
         "teacher": used,
         "seconds": round(time.perf_counter() - stage.started, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -10,8 +10,8 @@ def clustered(values, clusters):
     return np.bincount(index, weights=values, minlength=len(names)), np.bincount(index, minlength=len(names))
 
 
-def interval(values, clusters, generator, draws=2000, level=0.95):
-    """(mean, low, high): the mean of the values with its bootstrap interval over clusters.
+def interval(values, clusters, generator, draws=2000):
+    """(mean, low, high): the mean of the values with its 95 % bootstrap interval over clusters.
 
     values: floats (n,); clusters: n names of what varies together (the question: all roles answer the same one).
     A paired difference is the interval of the differences. One cluster or none gives an interval of nan.
@@ -25,7 +25,7 @@ def interval(values, clusters, generator, draws=2000, level=0.95):
         return mean, float("nan"), float("nan")
     drawn = generator.integers(len(sums), size=(draws, len(sums)))
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return mean, float(low), float(high)
 
 

@@ -33,6 +33,16 @@ CREATE TABLE IF NOT EXISTS replies (
 """
 
 
+WAYS_OUT = {
+    400: "the prompt may be too long (lower examples or segment_words), or it lacks JSON schema, n or seed",
+    401: "set OPENAI_API_KEY in the environment",
+    403: "set an OPENAI_API_KEY that may use this model",
+    404: "correct teacher_url or teacher_model",
+    422: "it may lack JSON schema, n or seed: use another server",
+    429: "its rate or quota is used up: lower in_flight or wait, then run again",
+}
+
+
 class Request(BaseModel):
     """One question to the teacher: `n` samples of the answer to `messages`; `role` only labels the ledger."""
 
@@ -59,11 +69,22 @@ class Reply(BaseModel):
         return self.texts[0]
 
 
+def form_only(schema):
+    """The schema without limits of length: what every server accepts, and all that a reply is held to.
+
+    The limits keep a small model from rambling; a good one's longer answer is no mistake.
+    """
+    if isinstance(schema, dict):
+        limits = ("minLength", "maxLength", "minItems", "maxItems")
+        return {key: form_only(value) for key, value in schema.items() if key not in limits}
+    return [form_only(value) for value in schema] if isinstance(schema, list) else schema
+
+
 def parse_json(text, schema):
-    """The JSON value of a reply, or None when it is no JSON or breaks the schema (a cut-off reply does)."""
+    """The JSON value of a reply, or None when it is no JSON or not of the schema's form (a cut-off reply is not)."""
     try:
         value = json.loads(text)
-        jsonschema.validate(value, schema)
+        jsonschema.validate(value, form_only(schema))
     except (json.JSONDecodeError, jsonschema.ValidationError):
         return None
     return value
@@ -72,7 +93,8 @@ def parse_json(text, schema):
 class Teacher:
     """A language model to ask.
 
-    model: its name at the server. base_url: an OpenAI-compatible address, or "embedded" for the model in the kit,
+    model: its name at the server; one name is taken to mean one model, wherever it runs.
+    base_url: an OpenAI-compatible address, or "embedded" for the model in the kit,
     which is started at the first request that needs it. store: the SQLite file shared by all runs (WAL mode, so on
     a local disk). replay: True reads the recorded replies of the kit first.
     The key comes from OPENAI_API_KEY and goes nowhere else.
@@ -89,15 +111,22 @@ class Teacher:
         run="",
         stage="",
         in_flight=8,
-        timeout=600,
     ):
         if base_url == "embedded" and language != "en":
             raise InputError(
                 f"language is {language!r}, but the embedded model knows English only; set teacher_url and "
                 "teacher_model to an OpenAI-compatible server"
             )
+        if base_url == "embedded" and model != embedded.NAME:
+            # Its answers would be stored under the other model's name.
+            raise InputError(
+                f"teacher_model is {model!r}, but teacher_url is 'embedded', which serves {embedded.NAME} only; "
+                "set teacher_url to the server that has it"
+            )
+        if "@" in base_url:
+            raise InputError("teacher_url holds a name or password; leave it out and set OPENAI_API_KEY instead")
         self.model, self.base_url, self.run, self.stage = model, base_url, run, stage
-        self.in_flight, self.timeout = in_flight, timeout
+        self.in_flight = in_flight
         # Tests set ROLELLM_REPLAY to "only", recording sets it to "off"; users leave it alone.
         mode = os.environ.get("ROLELLM_REPLAY", "") if replay else "off"
         self.replay_only = mode == "only"
@@ -105,7 +134,7 @@ class Teacher:
         self.used = Counter()
         self._client, self._address, self._streams = None, None, 0
         self._open = ExitStack()
-        self._slots = asyncio.Semaphore(in_flight)
+        self._locks = {}
         self._store = _connect(Path(store or outputs_dir() / "teacher.sqlite"))
 
     def key(self, request):
@@ -116,10 +145,13 @@ class Teacher:
     async def ask(self, request):
         """The reply with `request.n` samples; samples that were answered before are never asked again."""
         key = self.key(request)
-        rows = {sample: self._known(key, sample) for sample in range(request.n)}
-        missing = [sample for sample, row in rows.items() if row is None]
-        if missing:
-            rows.update(zip(missing, await self._ask_live(key, request, missing), strict=True))
+        # The same question asked twice at once waits for the first answer.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            rows = {sample: self._known(key, sample) for sample in range(request.n)}
+            missing = [sample for sample, row in rows.items() if row is None]
+            if missing:
+                rows.update(zip(missing, await self._ask_live(key, request, missing), strict=True))
+        self._locks.pop(key, None)
         self.used["requests"] += 1
         self.used["samples"] += request.n
         return Reply(
@@ -198,12 +230,15 @@ class Teacher:
             )
         options = {}
         if request.json_schema:
-            named = {"name": "reply", "strict": True, "schema": request.json_schema}
+            own = self.base_url == "embedded"
+            schema = request.json_schema if own else form_only(request.json_schema)
+            named = {"name": "reply", "strict": True, "schema": schema}
             options["response_format"] = {"type": "json_schema", "json_schema": named}
+        client = self._async_client()
         async with self._slots:
             started = time.perf_counter()
             try:
-                answer = await self._async_client().chat.completions.create(
+                answer = await client.chat.completions.create(
                     model=self.model,
                     messages=request.messages,
                     n=len(samples),
@@ -267,19 +302,16 @@ class Teacher:
             serving = embedded.serve(slots=self.in_flight) if local else nullcontext(self.base_url)
             self._address = self._open.enter_context(serving)
         if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                base_url=self._address, api_key=_key(), timeout=self.timeout, max_retries=5
-            )
+            self._client = openai.AsyncOpenAI(base_url=self._address, api_key=_key(), timeout=600, max_retries=5)
+            self._slots = asyncio.Semaphore(self.in_flight)
         return self._client
 
     def _unreachable(self, error):
         # The library's own message may quote part of the key: say the kind of failure and the status, no more.
         status = getattr(error, "status_code", None)
-        kind = f"answered with status {status}" if status else f"does not answer ({type(error).__name__})"
-        way = "set OPENAI_API_KEY in the environment" if status in (401, 403) else "start it or correct teacher_url"
-        return InputError(
-            f"teacher_url {self.base_url} {kind} for model {self.model!r}; {way}, then run again: nothing is lost"
-        )
+        kind = f"answers with status {status}" if status else f"does not answer ({type(error).__name__})"
+        way = WAYS_OUT.get(status, "start it or correct teacher_url")
+        return InputError(f"teacher_url {self.base_url} {kind} for model {self.model!r}; {way}: nothing is lost")
 
 
 def _key():

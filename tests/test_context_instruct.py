@@ -14,34 +14,53 @@ def profile(pairs=12):
             reply=f"reply {i}",
             scene=f"S{i // 6}",
             file="a.txt",
-            lines=(i, i + 1),
+            cue_lines=(10 * i, 10 * i + 1),
+            lines=(10 * i + 2, 10 * i + 3),
         )
         for i in range(pairs)
     ]
     return Profile(role="B", description="You are B.", catchphrases=["so it is"], pairs=made)
 
 
-def triplet(question, answer="It was the red one, as I told you.", completeness="High", factualness="High"):
+def triplet(
+    question, answer="It was the red one, as I told you.", completeness="High", factualness="High", kind="script_based"
+):
     return Triplet(role="B", question=question, answer=answer, completeness=completeness, factualness=factualness,
-                   rationale="r", type="script_based", segment=0)  # fmt: skip
+                   rationale="r", type=kind)  # fmt: skip
 
 
-def test_segments_hold_enough_words_keep_lines_and_stay_in_their_scene():
-    found = context_instruct.segments(profile(), "en", words=40)
-    assert [lines for _, lines in found] == [(0, 3), (3, 6), (6, 9), (9, 12)] or all(
-        first < last for _, (first, last) in found
-    )
-    assert all("S" not in text for text, _ in found)
-    everything = "\n".join(text for text, _ in found)
-    assert all(f"reply {i}" in everything for i in range(12))
-    assert not any("reply 5" in text and "reply 6" in text for text, _ in found), "crosses a scene"
+def lines_of(pairs, words):
+    return [segment["lines"] for segment in context_instruct.segments(profile(pairs), "en", words)]
 
 
-def test_requests_ask_about_spread_segments_and_the_description_with_other_seeds():
+def test_segments_are_full_keep_their_lines_and_stay_in_their_scene():
+    # An exchange has 16 words, a scene six exchanges: three fill a segment of 40.
+    assert lines_of(12, 40) == [(0, 23), (30, 53), (60, 83), (90, 113)]
+    found = context_instruct.segments(profile(), "en", 40)
+    assert {segment["file"] for segment in found} == {"a.txt"}
+    everything = "\n".join(segment["text"] for segment in found)
+    assert all(f"reply {i}\n" in everything + "\n" for i in range(12))
+
+
+def test_what_is_left_of_a_scene_joins_the_segment_before():
+    assert lines_of(5, 40) == [(0, 43)]
+    assert lines_of(4, 40) == [(0, 33)]
+    # A scene with too few words is a segment of its own rather than part of another scene.
+    assert lines_of(7, 40) == [(0, 23), (30, 53), (60, 63)]
+
+
+def test_requests_ask_about_spread_segments_and_sample_the_description():
     asked = context_instruct.requests(profile(), "en", script_based=2, script_agnostic=3, words=20, seed=5)
-    assert [kind for _, kind, _, _ in asked] == ["script_based"] * 2 + ["script_agnostic"] * 3
-    assert len({request.seed for request, kind, _, _ in asked if kind == "script_agnostic"}) == 3
-    assert "so it is" in asked[-1][0].messages[-1]["content"]
+    assert [where["type"] for _, where in asked] == ["script_based", "script_based", "script_agnostic"]
+    assert [request.n for request, _ in asked] == [1, 1, 3] and {request.seed for request, _ in asked} == {5}
+    assert "You are B." in asked[-1][0].messages[-1]["content"] and asked[0][1]["lines"] == (0, 13)
+
+
+def test_a_limit_leaves_room_for_both_types():
+    rows = [triplet(f"What is in box number {i}?") for i in ("one", "two", "six", "ten")]
+    rows += [triplet(f"How do you feel about {i}?", kind="script_agnostic") for i in ("rain", "gulls")]
+    kept, _ = context_instruct.select(rows, "en", 1.0, most=4)
+    assert [row.type for row in kept] == ["script_based", "script_agnostic"] * 2
 
 
 def test_what_is_kept_and_why_the_rest_is_not():
@@ -74,16 +93,11 @@ def test_chinese_questions_are_compared_by_words():
 
 def test_an_unreadable_reply_is_kept_as_a_reject_with_its_text():
     cut = Reply(key="k", texts=['{"triplets": [{"question": "Wh'], finish_reasons=["length"])
-    assert context_instruct.candidates(cut, "B", "script_based", 3, (1, 2), 2) == (
-        [],
-        [{"role": "B", "reason": "cut off", "type": "script_based", "segment": 3, "text": cut.text}],
-    )
-    assert (
-        context_instruct.candidates(Reply(key="k", texts=["hello"], finish_reasons=["stop"]), "B", "s", 0, None, 2)[1][
-            0
-        ]["reason"]
-        == "not valid JSON"
-    )
+    where = {"role": "B", "type": "script_based", "file": "a.txt", "lines": (1, 2)}
+    assert context_instruct.candidates(cut, where, 2) == ([], [{"reason": "cut off", **where, "text": cut.text}])
+    other = Reply(key="k", texts=["hello", "{}"], finish_reasons=["stop", "stop"])
+    found, rejects = context_instruct.candidates(other, where, 2)
+    assert not found and [row["reason"] for row in rejects] == ["not of the form asked for"] * 2
 
 
 def test_an_answer_broken_off_by_the_schema_ends_at_its_last_sentence():
@@ -92,7 +106,7 @@ def test_an_answer_broken_off_by_the_schema_ends_at_its_last_sentence():
         answer = answer[: context_instruct.LONGEST_ANSWER]
         text = json.dumps({"triplets": [item | {"answer": answer}]})
         reply = Reply(key="k", texts=[text], finish_reasons=["stop"])
-        found, _ = context_instruct.candidates(reply, "B", "script_based", 0, None, 1)
+        found, _ = context_instruct.candidates(reply, {"role": "B", "type": "script_based"}, 1)
         assert found[0].answer == (kept or answer)
         rejects = context_instruct.select(found, "en")[1]
         assert [row["reason"] for row in rejects] == ([] if kept else ["cut off"])

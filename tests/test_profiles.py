@@ -1,7 +1,9 @@
 import json
 
+import pytest
+
 from rolellm_utils import profiles
-from rolellm_utils.files import read_json, read_jsonl
+from rolellm_utils.files import read_json, read_jsonl, write_json
 from rolellm_utils.records import InputError, Script, Turn
 from rolellm_utils.teacher import Reply
 
@@ -40,19 +42,52 @@ def test_a_profile_speaks_to_the_role_and_keeps_only_phrases_it_says():
     source = script(("A", "So?"), ("B", "Slow boat, dry socks."), ("A", "And?"), ("B", "Slow boat, dry socks."))
     data = {"description": "B is a keeper. And then he", "catchphrases": ["slow boat", "Bread first"]}
     profile = profiles.from_reply(reply(data), [source], "B", "en")
-    assert profile.description == "You are a keeper."
     assert profile.catchphrases == ["slow boat"]
-    assert profiles.describe(profile, "en") == 'You are a keeper. Your catchphrases are: "slow boat".'
+    assert profile.description == 'You are a keeper. Your catchphrases are: "slow boat".'
     broken = profiles.from_reply(reply("{cut"), [source], "B", "en")
     assert broken.description == "You are B."
-    assert profiles.second_person("老鲁是撑船的。还有", "老鲁", "zh") == "你是撑船的。"
+    own = profiles.from_reply(reply(data), [source], "B", "en", {"b": "You are mine."})
+    assert own.description == "You are mine."
+    long = "You are a keeper. " + "You are kind and you count the ships. " * 20
+    assert profiles.from_reply(reply(data | {"description": long}), [source], "B", "en").description.startswith(
+        long.strip()
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "role", "given", "expected"),
+    [
+        ("en", "B", "You are B, a keeper. You", "You are B, a keeper."),
+        ("en", "B", "You're a keeper.", "You're a keeper."),
+        ("en", "B", "B is a keeper. And then he", "You are a keeper."),
+        ("en", "B", "A keeper of lamps.", "You are A keeper of lamps."),
+        ("en", "B", "He is a keeper.", "You are B. He is a keeper."),
+        ("en", "B", "B Pell is a keeper.", "You are B. B Pell is a keeper."),
+        ("en", "B", "", "You are B."),
+        ("zh", "老鲁", "老鲁是撑船的。还有", "你是撑船的。"),
+        ("zh", "老鲁", "他撑船", "你是老鲁。"),
+        ("zh", "老鲁", "你是撑船的。", "你是撑船的。"),
+    ],
+)
+def test_second_person(language, role, given, expected):
+    assert profiles.second_person(given, role, language) == expected
+
+
+def test_descriptions_of_ones_own_are_read_by_role_in_any_case(tmp_path):
+    path = write_json(tmp_path / "d.json", {"Oswin": " You keep the light. "})
+    assert profiles.own_descriptions(path) == {"oswin": "You keep the light."}
+    with pytest.raises(InputError, match="the description of 'Oswin' is no text"):
+        profiles.own_descriptions(write_json(path, {"Oswin": 3}))
 
 
 def test_profiles_come_back_as_saved_in_the_published_layout(tmp_path):
     source = script(("甲", "谁？"), ("乙", "我。"), ("甲", "走吧。"), ("乙", "不走。"))
     made = [
         profiles.Profile(
-            role=role, description=f"你是{role}。", catchphrases=["我算过了"], pairs=profiles.pairs([source], role)
+            role=role,
+            description=profiles.with_catchphrases(f"你是{role}。", ["我算过了"], "zh"),
+            catchphrases=["我算过了"],
+            pairs=profiles.pairs([source], role),
         )
         for role in ("甲", "乙")
     ]

@@ -94,11 +94,14 @@ def test_training_learns_is_saved_and_answers(tmp_path):
     assert len(tuned) == len(untuned) == 3 and tuned != untuned
 
 
-def test_the_fingerprint_follows_data_and_settings_not_the_machine(tmp_path):
+def test_the_fingerprint_follows_data_prompts_and_settings_not_the_machine(tmp_path, monkeypatch):
     settings = small_run(tmp_path)
     first = rocit.fingerprint(settings)
     assert rocit.fingerprint(settings.model_copy(update={"device": "cpu"})) == first
     assert rocit.fingerprint(settings.model_copy(update={"rank": 4})) != first
+    monkeypatch.setattr(rocit, "render", lambda *_, **values: f"other {values['role']}")
+    assert rocit.fingerprint(settings) != first
+    monkeypatch.undo()
     train = tmp_path / "rolebench/rolebench-eng/instruction-generalization/general/train.jsonl"
     train.write_text(train.read_text().replace("says", "said"))
     assert rocit.fingerprint(settings) != first
@@ -131,7 +134,7 @@ def test_predictions_resume_and_are_taken_over_only_for_the_same_question(tmp_pa
         predict.to_file(student, rows, decoding, path)
     assert not path.exists()
     partial = tmp_path / "p.partial.jsonl"
-    partial.write_text(partial.read_text() + '{"role": "A", "question": "cut o')
+    partial.write_bytes(partial.read_bytes() + '{"role": "A", "question": "问'.encode()[:-1])
     assert predict.to_file(student, rows, decoding, path) == 3
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["question"] for line in lines] == [row["question"] for row in rows] and not partial.exists()

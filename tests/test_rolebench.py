@@ -32,9 +32,12 @@ def answers(roles=("A", "B", "C"), general=10, specific=5):
         ("In my script I never say that.", "role identity"),
         ("我的角色是一个船夫。", "role identity"),
         ("I'm sorry, but I cannot help with that.", "refusal"),
+        ("I’m sorry, but I can’t assist with that.", "refusal"),
+        ("I can't help but laugh at you, lass.", ""),
         ("抱歉，我不能回答这个问题。", "refusal"),
         ("", "incomplete"),
         ("one, two, ", "incomplete"),
+        ("...", "incomplete"),
         ("Aye, lass. The sea keeps her own books.", ""),
         ("俺老孙来也！", ""),
         ("42", ""),
@@ -64,6 +67,27 @@ def test_no_test_question_is_trained_on_and_every_role_has_test_rows():
         assert sorted(asked) == sorted((sample.role, sample.question) for sample in files["rolegpt_baseline"])
     assert len(parts["general"]["test"]) == 12 and len(parts["role_specific"]["test"]) == 6
     assert all(sample.type == ["script_based"] for sample in parts["role_specific"]["train"])
+
+
+def test_the_general_share_holds_when_cleaning_took_some_roles_rows():
+    rows = answers(tuple("ABCDEFGH"), general=40, specific=0)
+    for i in range(0, len(rows), 7):
+        rows[i]["generated"] = [""]
+    parts, _ = rolebench.assemble(rows, 0.25, random.Random(0))
+    assert len({sample.question for sample in parts["general"]["test"]}) == 10
+
+
+def test_a_question_in_both_parts_is_on_one_side_of_the_split():
+    rows = answers(("A",), 6, 0) + [row | {"kind": "script_based"} for row in answers(("B",), 6, 0)]
+    parts, _ = rolebench.assemble(rows, 0.5, random.Random(1))
+    trained = {sample.question for files in parts.values() for sample in files["train"]}
+    assert trained.isdisjoint(sample.question for files in parts.values() for sample in files["test"])
+
+
+def test_source_lines_reach_train_and_test():
+    rows = [row | {"id": 3, "file": "a.txt", "lines": [4, 9]} for row in answers(("A",), 0, 4)]
+    parts, _ = rolebench.assemble(rows, 0.5, random.Random(0))
+    assert all((s.id, s.file, s.lines) == (3, "a.txt", (4, 9)) for s in parts["role_specific"]["train"])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -10,10 +10,10 @@ from rolellm_utils.teacher import Reply
 
 def profile(cues, role="Neha"):
     pairs = [
-        Pair(speaker="Oswin", cue=cue, reply=f"reply to {cue}", scene="1", file="a.txt", lines=(i, i))
+        Pair(speaker="Oswin", cue=cue, reply=f"reply to {cue}", scene="1", file="a.txt", cue_lines=(i, i), lines=(i, i))
         for i, cue in enumerate(cues, 1)
     ]
-    return Profile(role=role, description="You count things.", catchphrases=["Noted"], pairs=pairs)
+    return Profile(role=role, description="You count things. You say: Noted.", catchphrases=["Noted"], pairs=pairs)
 
 
 CUES = ["How deep is the sea?", "Who lit the lamp?", "Do you like bread?", "Is the boat late?", "Is a gull a bird?"]
@@ -52,8 +52,15 @@ def test_long_turns_are_clipped_at_a_sentence():
 
 def test_references_and_baseline_stay_apart_and_cut_answers_end_at_a_sentence():
     reply = Reply(key="k", texts=["One. Two", "Three. Fo", "Base."], finish_reasons=["stop", "length", "stop"])
-    row = rolegpt.answer_row("B", "Q?", "general", reply, 2)
+    row = rolegpt.general_row("B", "Q?", reply, 2)
     assert row["generated"] == ["One. Two", "Three."] and row["baseline"] == "Base." and row["shortened"] == 1
+
+
+def test_a_role_specific_row_keeps_its_reference_and_its_source():
+    row = {"id": 7, "instruction": "Q?", "answer": "A.", "type": "script_based", "file": "a.txt", "lines": [3, 9]}
+    made = rolegpt.specific_row("B", row, Reply(key="k", texts=["Said. And"], finish_reasons=["length"]))
+    assert made["generated"] == ["A."] and made["baseline"] == "Said." and made["kind"] == "script_based"
+    assert (made["id"], made["file"], made["lines"]) == (7, "a.txt", [3, 9])
 
 
 def test_instructions_are_drawn_by_seed_over_the_categories(tmp_path):

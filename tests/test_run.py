@@ -2,7 +2,7 @@
 
 import pytest
 
-from rolellm_utils import embedded, run, stage
+from rolellm_utils import embedded, run, scoring, stage
 from rolellm_utils.files import outputs_dir
 from rolellm_utils.records import InputError
 
@@ -42,9 +42,17 @@ def test_scripts_that_cannot_be_read(outputs, capsys):
         (["-p", "roles", "[Oswin, Nobody]"], "role 'Nobody' speaks in none of the scripts"),
         (["-p", "least_pairs", "500"], "role 'Oswin' answers somebody only"),
         (["-p", "refrences", "3"], "parameter 'refrences' is declared by no notebook; did you mean 'references'?"),
-        (["-p", "references", "two"], "parameter references is 'two', a str; it must be of type int"),
+        (["-p", "references", "two"], "parameter references is 'two', which is no int; write a whole number"),
+        (["-p", "references", "0"], "parameter references is 0; it must be 1 or more"),
+        (["-p", "test_share", "1.5"], "parameter test_share is 1.5; it must be above 0 and at most 1"),
+        (["-p", "roles", "[Yes]"], "parameter roles is [True], which is no list; write a list of texts"),
+        (["-p", "scripts", "a.txt"], "parameter scripts is 'a.txt', which is no list"),
+        (["-p", "teacher_model", "gpt-4o-mini"], "'embedded', which serves SmolLM2-135M-Instruct only"),
+        (["-p", "teacher_url", "http://me:secret@host/v1"], "teacher_url holds a name or password"),
+        (["-p", "descriptions", "none.json"], "none.json does not exist"),
+        (["-p", "run", "Reference"], "other than 'reference'"),
         (["-p", "learning_rate", "1e-4"], "YAML reads 1e-4 as text"),
-        (["-p", "replay", "1"], "parameter replay is 1, a int; it must be of type bool"),
+        (["-p", "replay", "1"], "parameter replay is 1, which is no bool; write true or false"),
         (["-p", "epochs", "true"], "parameter epochs is True"),
         (["-p", "teacher_url", "http://127.0.0.1:9/v1"], "teacher_url http://127.0.0.1:9/v1 does not answer"),
         (["-p", "language", "zh"], "the embedded model knows English only"),
@@ -57,6 +65,8 @@ def test_scripts_that_cannot_be_read(outputs, capsys):
         (["--from", "03"], "03_rolegpt needs the files of 01_profiles, which run 'quick' does not have"),
         (["--only", "06"], "06_eval needs the files of 01_profiles"),
         (["--only", "09"], "no stage is numbered '09'"),
+        (["--only", "0"], "no stage is numbered '0'"),
+        (["--from", "three"], "no stage is numbered 'three'"),
     ],
 )
 def test_bad_parameters(outputs, capsys, arguments, message):
@@ -88,8 +98,8 @@ def test_values_win_in_order_default_file_command_line():
 
 def test_an_int_is_a_valid_float_and_a_bool_is_no_int():
     stage.check_type("x", 1, "float")
-    for value, kind in ((True, "int"), (1.0, "int"), ("a", "list"), (None, "str")):
-        with pytest.raises(InputError, match="must be of type"):
+    for value, kind in ((True, "int"), (1.0, "int"), ("a", "list"), ([1], "list"), (None, "str")):
+        with pytest.raises(InputError, match=f"which is no {kind}"):
             stage.check_type("x", value, kind)
 
 
@@ -110,11 +120,27 @@ def test_a_default_run_takes_missing_inputs_from_the_reference_and_others_do_not
 def test_a_default_run_that_went_its_own_way_is_not_mixed_with_the_reference(outputs):
     begun = stage.start("02_context_instruct", namespace())
     path = begun.dir / "rolebench/profiles-eng/desc.json"
-    path.write_text(path.read_text().replace("You are", "You were"))
-    own = stage.Stage("01_profiles", begun.dir, {})
+    path.write_text(path.read_text() + " ")
+    own = stage.Stage("01_profiles", begun.dir, {"language": "en"})
     stage.finish(own, [begun.dir / name for name in stage.manifest(begun.dir, "01_profiles")["outputs"]])
     with pytest.raises(InputError, match="since this run's 01_profiles differs; run 02_context_instruct first"):
         stage.start("03_rolegpt", namespace())
+
+
+@pytest.mark.parametrize("name", stage.STAGES)
+def test_each_notebook_alone_finds_all_it_reads(outputs, name):
+    begun = stage.start(name, namespace())
+    if name == "06_eval":
+        assert "Self-distillation" in scoring.run_label(begun.dir, "embedded")
+    assert all(stage.manifest(begun.dir, needed) for needed in stage.NEEDS[name])
+
+
+def test_a_stage_made_from_files_that_have_changed_is_not_used(outputs):
+    begun = stage.start("04_rolebench", namespace())
+    path = begun.dir / "rolebench/profiles-eng/desc.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(InputError, match="02_context_instruct, which were made before .*desc.json changed; run 02"):
+        stage.start("04_rolebench", namespace())
 
 
 def test_a_stage_is_current_until_anything_it_depends_on_changes(outputs):

@@ -73,6 +73,12 @@ def test_a_missing_metric_is_none_with_a_reason_not_zero():
     json.dumps(cells, allow_nan=False)
 
 
+def test_an_empty_target_is_no_reference():
+    data = bench()
+    data.targets = {question: "" for question in data.targets}
+    assert by_name(scoring.table({"m": perfect(data)}, data, np.random.default_rng(0), 50), "m", "RAW")["mean"] is None
+
+
 def test_samples_are_drawn_by_seed_and_carry_every_model():
     data = bench(questions=20)
     models = {"m": perfect(data), "n": {}}

@@ -4,6 +4,7 @@ import sqlite3
 
 import pytest
 
+from rolellm_utils import embedded
 from rolellm_utils import teacher as module
 from rolellm_utils.records import InputError
 from rolellm_utils.teacher import Request, Teacher, ledger, parse_json
@@ -129,6 +130,45 @@ def test_json_is_validated():
     assert parse_json('{"a": 1}', schema) is None
 
 
-def test_the_embedded_model_is_refused_for_chinese(tmp_path):
+def test_the_embedded_model_is_refused_for_chinese_and_under_another_name(tmp_path):
     with pytest.raises(InputError, match="English only"):
-        Teacher("m", "embedded", tmp_path / "t.sqlite", language="zh")
+        Teacher(embedded.NAME, "embedded", tmp_path / "t.sqlite", language="zh")
+    with pytest.raises(InputError, match="serves SmolLM2-135M-Instruct only"):
+        Teacher("gpt-4o-mini", "embedded", tmp_path / "t.sqlite")
+
+
+def test_the_same_question_at_once_is_asked_once(tmp_path):
+    with scripted_server.serve(delay=0.05) as (url, log):
+        replies = ask(Teacher("scripted", url, tmp_path / "t.sqlite"), [question("twice")] * 6 + [question("once")])
+    assert len(log.asked) == 2 and len({reply.text for reply in replies[:6]}) == 1
+
+
+def test_a_teacher_may_be_used_from_one_event_loop_after_another(tmp_path):
+    with scripted_server.serve(delay=0.01) as (url, log):
+        teacher = Teacher("scripted", url, tmp_path / "t.sqlite", in_flight=2)
+        for turn in range(3):
+
+            async def some(turn=turn):
+                return [reply async for reply in teacher.ask_all([question(f"{turn} {i}") for i in range(8)])]
+
+            assert len(asyncio.run(some())) == 8
+        teacher.close()
+    assert len(log.asked) == 24
+
+
+def test_other_servers_get_the_schema_without_limits_and_longer_replies_pass(tmp_path):
+    schema = {"type": "object", "properties": {"description": {"type": "string", "maxLength": 5}},
+              "required": ["description"], "additionalProperties": False}  # fmt: skip
+    with scripted_server.serve() as (url, log):
+        reply = ask(Teacher("scripted", url, tmp_path / "t.sqlite"), [question("who", json_schema=schema)])[0]
+    assert "maxLength" not in json.dumps(log.asked[0]) and "additionalProperties" in json.dumps(log.asked[0])
+    assert parse_json('{"description": "longer than five"}', schema) and reply.text
+
+
+@pytest.mark.parametrize(
+    ("status", "way"), [(400, "may be too long"), (404, "correct teacher_url"), (429, "in_flight")]
+)
+def test_each_kind_of_refusal_has_its_way_out(tmp_path, status, way, monkeypatch):
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)
+    with scripted_server.serve(status=status) as (url, _), pytest.raises(InputError, match=way):
+        ask(Teacher("scripted", url, tmp_path / "t.sqlite"), [question("hello")])
