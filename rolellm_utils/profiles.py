@@ -138,7 +138,7 @@ def from_reply(reply, scripts, role, language, own=None):
     lines = lines_of(scripts, role)
     spoken = "\n".join(lines).casefold()
     proposed = [phrase.strip(' "“”.!') for phrase in data["catchphrases"]]
-    said = [phrase for phrase in proposed if len(phrase) > 3 and phrase.casefold() in spoken]
+    said = [phrase for phrase in proposed if len(tokens(phrase, language)) >= 3 and phrase.casefold() in spoken]
     others = [turn.text for script in scripts for turn in script.turns if turn.speaker != role]
     mined = repeated_phrases(lines, others, language)
     catchphrases = list({phrase.casefold(): phrase for phrase in [*mined, *said]}.values())[:3]

@@ -115,6 +115,7 @@ def run_stage(name, parameters, run_dir):
     A failure of the user's making comes out as InputError with the notebook's own sentence.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,11 @@ def run_stage(name, parameters, run_dir):
             raise InputError(error.evalue) from None
         raise InputError(
             f"{name} failed with {error.ename}: {error.evalue}; the notebook up to there is {shown(partial)}"
+        ) from None
+    except DeadKernelError:
+        raise InputError(
+            f"the kernel of {name} was killed, most likely for memory; free some or lower in_flight, batch_size or "
+            "prediction_batch, and run again: nothing is lost"
         ) from None
     os.replace(partial, run_dir / f"{name}.ipynb")
 

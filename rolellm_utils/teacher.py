@@ -94,10 +94,10 @@ class Teacher:
     """A language model to ask.
 
     model: its name at the server; one name is taken to mean one model, wherever it runs.
-    base_url: an OpenAI-compatible address, or "embedded" for the model in the kit,
-    which is started at the first request that needs it. store: the SQLite file shared by all runs (WAL mode, so on
-    a local disk). replay: True reads the recorded replies of the kit first.
-    The key comes from OPENAI_API_KEY and goes nowhere else.
+    base_url: an OpenAI-compatible address, or "embedded" for the model in the kit, which is started at the first
+    request that needs it. store: the SQLite file shared by all runs (WAL mode, so on a local disk).
+    replay: True reads the recorded replies of the kit first.
+    The key comes from OPENAI_API_KEY and goes nowhere else. Raises InputError for a combination that cannot work.
     """
 
     def __init__(

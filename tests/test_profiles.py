@@ -40,10 +40,13 @@ def test_repeated_phrases_are_the_roles_own_and_never_cross_a_sentence():
 
 def test_a_profile_speaks_to_the_role_and_keeps_only_phrases_it_says():
     source = script(("A", "So?"), ("B", "Slow boat, dry socks."), ("A", "And?"), ("B", "Slow boat, dry socks."))
-    data = {"description": "B is a keeper. And then he", "catchphrases": ["slow boat", "Bread first"]}
+    data = {
+        "description": "B is a keeper. And then he",
+        "catchphrases": ["slow boat, dry", "Slow boat", "Bread comes first"],
+    }
     profile = profiles.from_reply(reply(data), [source], "B", "en")
-    assert profile.catchphrases == ["slow boat"]
-    assert profile.description == 'You are a keeper. Your catchphrases are: "slow boat".'
+    assert profile.catchphrases == ["slow boat, dry"]
+    assert profile.description == 'You are a keeper. Your catchphrases are: "slow boat, dry".'
     broken = profiles.from_reply(reply("{cut"), [source], "B", "en")
     assert broken.description == "You are B."
     own = profiles.from_reply(reply(data), [source], "B", "en", {"b": "You are mine."})

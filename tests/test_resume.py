@@ -112,3 +112,21 @@ def test_killed_in_every_stage(tmp_path):
 @pytest.fixture(autouse=True)
 def no_replay_only(monkeypatch):
     monkeypatch.delenv("ROLELLM_REPLAY", raising=False)
+
+
+def test_a_kernel_that_dies_is_one_sentence(tmp_path):
+    """What the out-of-memory killer does: the kernel alone goes down."""
+    (tmp_path / "p.yaml").write_text(PARAMS, encoding="utf-8")
+    environment = os.environ | {"ROLELLM_OUTPUTS": str(tmp_path / "outputs")}
+    with scripted_server.serve(delay=1.0) as (url, _):
+        command = [sys.executable, "-m", "rolellm_utils.run", str(tmp_path / "p.yaml"), "-p", "teacher_url", url]
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True)  # fmt: skip
+        wait_until((tmp_path / "outputs/ferry/.01_profiles.partial.ipynb").exists, process)
+        wait_until(lambda: psutil.Process(process.pid).children(), process)
+        time.sleep(1.5)
+        for kernel in psutil.Process(process.pid).children():
+            kernel.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: the kernel of 01_profiles was killed" in errors and "Traceback" not in errors
