@@ -118,8 +118,10 @@ def check_made(run_dir, needed, name):
 def _bring(run_dir, needed, name):
     """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
     if record := manifest(run_dir, needed):
-        changed = [path for path, digest in record["inputs"].items()
-                   if path.startswith(f"outputs/{run_dir.name}/") and sha256(unshown(path)) != digest]  # fmt: skip
+        ours = {
+            path: digest for path, digest in record["inputs"].items() if path.startswith(f"outputs/{run_dir.name}/")
+        }
+        changed = [path for path, digest in ours.items() if not is_same(unshown(path), digest)]
         if changed:
             raise InputError(
                 f"{name} needs the files of {needed}, which were made before {changed[0]} changed; run {needed} again"
@@ -200,4 +202,9 @@ def is_current(run_dir, name, parameters):
         return False
     files = {unshown(path): digest for path, digest in record["inputs"].items()}
     files |= {run_dir / path: digest for path, digest in record["outputs"].items()}
-    return all(path.exists() and sha256(path) == digest for path, digest in files.items())
+    return all(is_same(path, digest) for path, digest in files.items())
+
+
+def is_same(path, digest):
+    """True when the file is there and has this SHA-256."""
+    return path.exists() and sha256(path) == digest

@@ -141,6 +141,9 @@ def test_a_stage_made_from_files_that_have_changed_is_not_used(outputs):
     path.write_text(path.read_text() + " ")
     with pytest.raises(InputError, match="02_context_instruct, which were made before .*desc.json changed; run 02"):
         stage.start("04_rolebench", namespace())
+    (begun.dir / "rolebench/instructions-eng/nums.jsonl").write_text("")
+    with pytest.raises(InputError, match="run 0"):
+        stage.start("04_rolebench", namespace())
 
 
 def test_a_stage_is_current_until_anything_it_depends_on_changes(outputs):
