@@ -34,7 +34,7 @@ def schema(count):
 
 
 def segments(profile, language, words=120):
-    """The role's dialogue cut into segments of `words` words or a little more: [{"text", "file", "lines"}].
+    """The role's dialogue in segments of at least `words` words, about twice that at most: [{"text", "file", "lines"}].
 
     A segment never crosses a scene; what is left of a scene joins the segment before it, so that only a scene with
     fewer words than that gives a shorter one. `lines` run from the first cue to the last reply.

@@ -94,14 +94,14 @@ def recorded(name, replay):
 def to_file(model, rows, decoding, path, recorded=None):
     """Write the answers to rows ({"role", "question", "system"}) as RoleBench rows; how many were generated now.
 
-    Answers already in the file's unfinished sibling (a killed run) or in `recorded` (another predictions file) are
-    taken over when their key, hence model, row and decoding, is the same. The file appears when it is complete.
+    Answers already in the file, in its unfinished sibling (a killed run) or in `recorded` (another predictions file)
+    are taken over when their key, hence model, row and decoding, is the same. The file appears when it is complete.
     """
     partial = path.with_name(f"{path.stem}.partial.jsonl")
     known = {}
     if partial.exists():
         _drop_cut_line(partial)
-    for source in (recorded, partial):
+    for source in (recorded, path, partial):
         if source and source.exists():
             known |= {row["key"]: row["generated"][0] for row in read_jsonl(source, ("key", "generated"))}
     keys = [answer_key(model, row, decoding) for row in rows]

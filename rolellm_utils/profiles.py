@@ -11,6 +11,7 @@ from rolellm_utils.scripts import find_role, parse, speakers
 from rolellm_utils.stage import LANGUAGES
 from rolellm_utils.teacher import Request, parse_json
 
+SHORTEST = {"en": 3, "zh": 2}  # words of a catchphrase
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -94,12 +95,11 @@ def repeated_phrases(lines, others, language, most=3, longest=8):
 
 
 def _grams(line, language, longest):
-    shortest = 2 if language == "zh" else 3
     sentences = (tokens(sentence, language) for sentence in re.split(r"[.!?;:。！？；：]", line))
     return {
         tuple(words[i : i + n])
         for words in sentences
-        for n in range(shortest, longest + 1)
+        for n in range(SHORTEST[language], longest + 1)
         for i in range(len(words) - n + 1)
     }
 
@@ -122,6 +122,8 @@ def request(scripts, role, language, lines=12, **sampling):
 def own_descriptions(path):
     """The descriptions a person has written or corrected: {role, lower case: text} of a JSON file, {} for no path."""
     texts = read_json(resolve(path)) if path else {}
+    if not isinstance(texts, dict):
+        raise InputError(f"{shown(resolve(path))} holds no {{role: text}}; write one JSON object")
     wrong = [role for role, text in texts.items() if not isinstance(text, str) or not text.strip()]
     if wrong:
         raise InputError(f"{shown(resolve(path))}: the description of {wrong[0]!r} is no text; write {{role: text}}")
@@ -138,7 +140,8 @@ def from_reply(reply, scripts, role, language, own=None):
     lines = lines_of(scripts, role)
     spoken = "\n".join(lines).casefold()
     proposed = [phrase.strip(' "“”.!') for phrase in data["catchphrases"]]
-    said = [phrase for phrase in proposed if len(tokens(phrase, language)) >= 3 and phrase.casefold() in spoken]
+    said = [phrase for phrase in proposed if phrase.casefold() in spoken]
+    said = [phrase for phrase in said if len(tokens(phrase, language)) >= SHORTEST[language]]
     others = [turn.text for script in scripts for turn in script.turns if turn.speaker != role]
     mined = repeated_phrases(lines, others, language)
     catchphrases = list({phrase.casefold(): phrase for phrase in [*mined, *said]}.values())[:3]
@@ -158,10 +161,14 @@ def second_person(description, role, language):
     text = " ".join(description.split())
     if not re.match(r"you\b|你", text, re.IGNORECASE):
         rest = re.sub(rf"^{re.escape(role)}(?: is |是)\s*", "", text, flags=re.IGNORECASE)
-        # "Oswin is a keeper" becomes "You are a keeper"; a text with a subject of its own keeps it.
+        # "Oswin is a keeper" and "A keeper" become "You are a keeper"; other texts follow "You are Oswin."
         joins = rest != text or re.match(r"(?:an?|the) ", text, re.IGNORECASE)
         named = f"{lead}{role}{'。' if language == 'zh' else '. '}"
-        text = lead + rest if joins and rest else (named + text).strip()
+        text = (
+            f"{lead}{rest[0].lower() if rest == text else rest[0]}{rest[1:]}"
+            if joins and rest
+            else (named + text).strip()
+        )
     return whole_sentences(text) or text.rstrip(",;，；") + ("。" if language == "zh" else ".")
 
 

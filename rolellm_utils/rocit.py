@@ -156,7 +156,7 @@ def highlighted(example, tokenizer):
 def examples(settings, tokenizer):
     """The tokenised train rows, seeded order, and the overlong ones left out: ([example], [conversation]).
 
-    Nothing is truncated: an example longer than max_length is left out whole and listed in the training log.
+    Nothing is truncated: an example longer than max_length is left out whole and counted in training.json.
     """
     bench = load(settings.rolebench_dir, settings.language, settings.split)
     samples = bench.general.get("train", []) + bench.role_specific.get("train", [])

@@ -99,8 +99,8 @@ def _sample(row):
 def broken_rule(text):
     """The name of the first cleaning rule an answer breaks, "" when it breaks none.
 
-    Complete: it says something and does not break off at a comma or dash (whether it ran into the token limit,
-    stage 3 knows, and shortens it). The other three are patterns (BREAKS).
+    Complete: it says something and does not break off at a comma, hyphen or open bracket (whether it ran into
+    the token limit, stage 3 knows, and shortens it). The other three are patterns (BREAKS).
     """
     text = text.strip().replace("’", "'")
     if not re.search(r"\w", text) or re.search(r"[,，、;；(（-]$", text):

@@ -43,7 +43,8 @@ FROM_ZERO = {
 }  # fmt: skip
 FROM_ONE = {
     "in_flight", "references", "script_based", "triplets_per_call", "profile_lines", "rank", "alpha", "epochs",
-    "batch_size", "prediction_batch", "bootstrap_draws",
+    "batch_size", "prediction_batch", "bootstrap_draws", "profile_tokens", "triplet_tokens", "answer_tokens",
+    "prediction_tokens", "example_words", "segment_words", "max_length",
 }  # fmt: skip
 SHARES = {"test_share", "top_p", "similarity"}
 LANGUAGES = {"en": "eng", "zh": "zh"}
@@ -121,7 +122,10 @@ def _bring(run_dir, needed, name):
         ours = {
             path: digest for path, digest in record["inputs"].items() if path.startswith(f"outputs/{run_dir.name}/")
         }
-        changed = [path for path, digest in ours.items() if not is_same(unshown(path), digest)]
+        # Those that are not here went into the reference run, from which a default run copies only what it needs.
+        changed = [
+            path for path, digest in ours.items() if unshown(path).exists() and not is_same(unshown(path), digest)
+        ]
         if changed:
             raise InputError(
                 f"{name} needs the files of {needed}, which were made before {changed[0]} changed; run {needed} again"

@@ -63,7 +63,7 @@ def test_a_profile_speaks_to_the_role_and_keeps_only_phrases_it_says():
         ("en", "B", "You are B, a keeper. You", "You are B, a keeper."),
         ("en", "B", "You're a keeper.", "You're a keeper."),
         ("en", "B", "B is a keeper. And then he", "You are a keeper."),
-        ("en", "B", "A keeper of lamps.", "You are A keeper of lamps."),
+        ("en", "B", "A keeper of lamps.", "You are a keeper of lamps."),
         ("en", "B", "He is a keeper.", "You are B. He is a keeper."),
         ("en", "B", "B Pell is a keeper.", "You are B. B Pell is a keeper."),
         ("en", "B", "", "You are B."),

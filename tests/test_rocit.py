@@ -138,6 +138,7 @@ def test_predictions_resume_and_are_taken_over_only_for_the_same_question(tmp_pa
     assert predict.to_file(student, rows, decoding, path) == 3
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["question"] for line in lines] == [row["question"] for row in rows] and not partial.exists()
+    assert predict.to_file(student, rows, decoding, path) == 0, "a finished file is not answered again"
     asked[:] = []
     changed = rows[:4] + [rows[4] | {"system": "other"}]
     assert predict.to_file(student, changed, decoding, tmp_path / "q.jsonl", recorded=path) == 1

@@ -129,6 +129,7 @@ def test_a_default_run_that_went_its_own_way_is_not_mixed_with_the_reference(out
 
 @pytest.mark.parametrize("name", stage.STAGES)
 def test_each_notebook_alone_finds_all_it_reads(outputs, name):
+    stage.start(name, namespace())
     begun = stage.start(name, namespace())
     if name == "06_eval":
         assert "Self-distillation" in scoring.run_label(begun.dir, "embedded")
