@@ -160,15 +160,14 @@ def second_person(description, role, language):
     lead = render(language, "you_are") + ("" if language == "zh" else " ")
     text = " ".join(description.split())
     if not re.match(r"you\b|你", text, re.IGNORECASE):
-        rest = re.sub(rf"^{re.escape(role)}(?: is |是)\s*", "", text, flags=re.IGNORECASE)
         # "Oswin is a keeper" and "A keeper" become "You are a keeper"; other texts follow "You are Oswin."
-        joins = rest != text or re.match(r"(?:an?|the) ", text, re.IGNORECASE)
-        named = f"{lead}{role}{'。' if language == 'zh' else '. '}"
-        text = (
-            f"{lead}{rest[0].lower() if rest == text else rest[0]}{rest[1:]}"
-            if joins and rest
-            else (named + text).strip()
-        )
+        rest = re.sub(rf"^{re.escape(role)}(?: is |是)\s*", "", text, flags=re.IGNORECASE)
+        if rest and rest != text:
+            text = lead + rest
+        elif re.match(r"(?:an?|the) ", text, re.IGNORECASE):
+            text = lead + text[0].lower() + text[1:]
+        else:
+            text = f"{lead}{role}{'。' if language == 'zh' else '. '}{text}".strip()
     return whole_sentences(text) or text.rstrip(",;，；") + ("。" if language == "zh" else ".")
 
 

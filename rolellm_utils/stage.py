@@ -119,13 +119,9 @@ def check_made(run_dir, needed, name):
 def _bring(run_dir, needed, name):
     """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
     if record := manifest(run_dir, needed):
-        ours = {
-            path: digest for path, digest in record["inputs"].items() if path.startswith(f"outputs/{run_dir.name}/")
-        }
         # Those that are not here went into the reference run, from which a default run copies only what it needs.
-        changed = [
-            path for path, digest in ours.items() if unshown(path).exists() and not is_same(unshown(path), digest)
-        ]
+        ours = {unshown(path): digest for path, digest in record["inputs"].items() if path.startswith("outputs/")}
+        changed = [shown(path) for path, digest in ours.items() if path.exists() and sha256(path) != digest]
         if changed:
             raise InputError(
                 f"{name} needs the files of {needed}, which were made before {changed[0]} changed; run {needed} again"
