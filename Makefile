@@ -1,6 +1,8 @@
 # RoleLLM, reproduced: `make reproduce` is the whole story; `make` alone lists the rest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PARAMS ?= params/quick.yaml
+# More for the command line: make reproduce PARAMS=params/rolebench_zh.yaml ARGS="-p rolebench_dir path/to/RoleBench"
+ARGS ?=
 BIN := .venv/bin
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 
@@ -21,7 +23,7 @@ setup: .venv/.installed  ## environment and embedded model (needs the network on
 	@HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m rolellm_utils.embedded
 
 reproduce: setup  ## run the six notebooks of PARAMS=params/quick.yaml; finished stages are skipped
-	@$(QUIET) $(BIN)/python -m rolellm_utils.run $(PARAMS)
+	@$(QUIET) $(BIN)/python -m rolellm_utils.run $(PARAMS) $(ARGS)
 
 test: setup  ## ruff, unit tests, nbval over the six notebooks
 	$(BIN)/ruff check .

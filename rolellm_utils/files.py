@@ -9,6 +9,8 @@ from pathlib import Path
 from rolellm_utils.records import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+# Bytes; the longest rows of RoleBench have some thousands.
+LONGEST_LINE = 2_000_000
 
 
 def resolve(path):
@@ -75,9 +77,12 @@ def write_json(path, value):
 
 
 def write_jsonl(path, rows):
-    """Write one JSON object a line (dicts or pydantic records); the path written."""
-    plain = (row if isinstance(row, dict) else row.model_dump(mode="json") for row in rows)
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
+    """Write one JSON object a line (dicts or pydantic records), as they come; the path written."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            plain = row if isinstance(row, dict) else row.model_dump(mode="json")
+            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+    return Path(path)
 
 
 def read_json(path):
@@ -94,23 +99,55 @@ def read_json(path):
 
 def read_jsonl(path, needs=()):
     """The objects of a JSON-lines file, in order; InputError names file and line of a bad line or missing key."""
+    return [row for _, row in read_lines(path, needs)]
+
+
+def read_lines(path, needs=(), notes=None):
+    """(line number, object) of a JSON-lines file, one at a time; InputError names file and line of what is wrong.
+
+    A byte-order mark and CR LF line ends are read over; `notes`, a list, is told. Only a line feed ends a row: JSON
+    strings may hold U+2028 and its like unescaped, at which text files are cut elsewhere.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{shown(path)} does not exist; check the path")
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            row = _object(line, path, number)
+            if notes is not None:
+                _note_oddities(line, path, number, notes)
+            if row is None:
+                continue
+            missing = [key for key in needs if key not in row]
+            if missing:
+                raise InputError(
+                    f"{shown(path)}, line {number}: no {missing[0]!r} in it; every line needs {list(needs)}"
+                )
+            yield number, row
+
+
+def _note_oddities(line, path, number, notes):
+    # Each is said once a file, where it is first seen.
+    for name, there in (("byte-order mark", line.startswith(b"\xef\xbb\xbf")), ("CR LF", line.endswith(b"\r\n"))):
+        if there and not any(note.startswith(f"{shown(path)}, ") and name in note for note in notes):
+            notes.append(f"{shown(path)}, line {number}: {name}, read over")
+
+
+def _object(line, path, number):
+    """The object on a line, None on a blank one."""
+    where = f"{shown(path)}, line {number}"
+    if len(line) > LONGEST_LINE:
+        raise InputError(
+            f"{where}: longer than {LONGEST_LINE:,} bytes, which no row is; look whether line ends were lost there"
+        )
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{shown(path)} does not exist; check the path") from None
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        row = json.loads(text) if text.strip() else {}
     except UnicodeDecodeError:
-        raise InputError(f"{shown(path)} is not UTF-8 text; save it as UTF-8") from None
-    rows = []
-    # Only "\n" ends a row: JSON strings may hold U+2028 and its like unescaped, which str.splitlines would cut at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{shown(path)}, line {number}: not valid JSON ({error.msg}); mend that line") from None
-        missing = [key for key in needs if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise InputError(f"{shown(path)}, line {number}: no {missing[0]!r} in it; every line needs {list(needs)}")
-        rows.append(row)
-    return rows
+        raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deeply")
+        cut = "" if line.endswith(b"\n") else "the file breaks off here: get it again, or "
+        raise InputError(f"{where}: not valid JSON ({reason}); {cut}mend that line") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: holds {text.strip()!r:.40}, no JSON object; mend that line")
+    return row if text.strip() else None

@@ -1,5 +1,7 @@
 """The figures, one style: Okabe-Ito colours, with hatches or direct labels so that they survive grey print.
 
+Here are the style, its helpers and the figures of all stages but RoleBench's, which are in `plots_rolebench`.
+
 Every public function gives an IPython Image: as the last value of a cell it shows once, and `.data` is the PNG. The
 bytes depend on the input alone, so figures are made without pyplot, which keeps state, and without metadata.
 """
@@ -14,12 +16,12 @@ import warnings
 # The first import on a machine lists its fonts and says so on stderr, which would end up in a notebook's output.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
+import PIL.Image  # noqa: E402
 from IPython.display import Image  # noqa: E402
 from matplotlib import font_manager, rc_context  # noqa: E402
 from matplotlib.backends.backend_agg import RendererAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.font_manager import FontProperties  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
@@ -32,10 +34,11 @@ HATCHES = ("", "///", "...", "xxx", "\\\\\\", "---", "ooo", "+++")
 METRICS = ("CUS", "RAW", "SPE")
 WIDTH, DPI = 7.0, 110
 INK = "#222222"
-PAD = 0.08  # inches between a tile's edge and its text
 MEASURE = RendererAgg(1, 1, 72)
 # Han, kana and full-width forms break anywhere, but not before closing punctuation.
 HAN, CLOSING = "\u2e80-\uffef", "，。！？；：、”’」』）》…"
+# What a line is not broken within: a word, up to its hyphen if it has one, a Han character, a blank.
+PIECES = re.compile(f"[^\\s{HAN}]+?(?:(?<=\\w-)(?=\\w)|(?=[\\s{HAN}]|$))[{CLOSING}]*|[{HAN}][{CLOSING}]*|\\s")
 
 CHINESE_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "Noto Sans CJK JP", "PingFang SC",
@@ -99,11 +102,19 @@ def picture(draw):
             texts = (text.get_text() for text in figure.findobj(Text))
             if not chinese_fonts() and any(re.search("[\u3400-\u9fff]", text) for text in texts):
                 figure.suptitle(NO_FONT, x=0.01, ha="left", fontsize=7, color=VERMILLION)
+                figure.set_figheight(figure.get_figheight() + 0.2)
             png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        return Image(png.getvalue(), format="png", alt=alt)
+            figure.savefig(png, format="png", dpi=DPI)
+        return Image(_small(png), format="png", alt=alt)
 
     return drawn
+
+
+def _small(png):
+    """The bytes of a PNG with a palette of 256 colours, a third of the size; no colour of an area changes."""
+    image, small = PIL.Image.open(png).convert("RGB"), io.BytesIO()
+    image.quantize(256, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 @functools.lru_cache(maxsize=20000)
@@ -114,9 +125,9 @@ def ems(text, weight="normal", slant="normal"):
 
 
 def wrap(text, width, most, **font):
-    """The text on at most `most` lines of `width` ems, broken at spaces and between Han characters, cut with "…"."""
+    """The text on at most `most` lines of `width` ems, broken at spaces, hyphens and Han characters, cut with "…"."""
     lines = [""]
-    for piece in re.findall(f"[^\\s{HAN}]+[{CLOSING}]*|[{HAN}][{CLOSING}]*|\\s", " ".join(text.split())):
+    for piece in PIECES.findall(" ".join(text.split())):
         if lines[-1] and ems(lines[-1] + piece, **font) > width:
             lines.append("")
         while len(piece) > 1 and ems(piece, **font) > width:
@@ -133,28 +144,58 @@ def wrap(text, width, most, **font):
     return "\n".join([*lines[: most - 1], last.rstrip() + "…"])
 
 
-def _names(axes, names, bold=()):
-    """Role names down the side, first one on top."""
-    axes.set_yticks(range(len(names)), [wrap(name, 16, 2) for name in names])
+def name_rows(axes, names, bold=(), lines=2):
+    """Role names down the side, first one on top, each on at most `lines` lines."""
+    axes.set_yticks(range(len(names)), [wrap(name, 16, lines) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     for name, label in zip(names, axes.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if name in bold else "normal")
 
 
-def _fill(i):
+def fill(i):
     """Colour and hatch number i."""
     return {"facecolor": CYCLE[i % len(CYCLE)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": INK}
 
 
-def _bars(rows, legend_rows=1):
+def bar_figure(rows, legend_rows=1):
     """A figure for horizontal bars, as high as its rows need."""
     figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * max(rows, 1) + 0.2 * legend_rows), layout="constrained")
     axes = figure.add_subplot()
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color="#E5E5E5")
     axes.spines["left"].set_visible(False)
     return figure, axes
+
+
+def stacked_bars(axes, names, parts, numbers=True):
+    """The totals of horizontal bars, drawn on `axes` in a row a name, with a segment a part of {label: {name: count}}.
+
+    numbers: print the count in every segment wide enough for it, on axes that are most of the figure.
+    """
+    totals = [sum(part.get(name, 0) for part in parts.values()) for name in names]
+    longest, ends = max([1, *totals]), [0] * len(names)
+    for i, (label, part) in enumerate(parts.items()):
+        values = [part.get(name, 0) for name in names]
+        axes.barh(range(len(names)), values, left=ends, linewidth=0.5, label=label, **fill(i))
+        for row, value in enumerate(values):
+            # A narrower segment has no room for its number.
+            if numbers and value / longest > 0.012 + 0.016 * len(f"{value:,}"):
+                axes.text(ends[row] + value / 2, row, f"{value:,}", ha="center", va="center", fontsize=8,
+                          bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+        ends = [end + value for end, value in zip(ends, values, strict=True)]
+    return totals
+
+
+def with_sums(parts):
+    """{label: {name: count}} with the sum of each part in its label."""
+    return {f"{label} ({sum(part.values()):,})": part for label, part in parts.items()}
+
+
+def bar_ends(axes, ends, texts, size=8):
+    """Print a text after each horizontal bar."""
+    for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=size)
 
 
 @picture
@@ -162,7 +203,7 @@ def turns_by_speaker(counts, chosen):
     """Horizontal bars of turns a speaker: the twelve with most and whoever is chosen, the chosen highlighted."""
     ranked = sorted(counts, key=lambda name: -counts[name])
     names = [name for i, name in enumerate(ranked) if i < 12 or name in chosen]
-    figure, axes = _bars(len(names))
+    figure, axes = bar_figure(len(names))
     for label, color, hatch, group in (
         ("chosen role", BLUE, "", [name for name in names if name in chosen]),
         ("other speaker", "#E3E3E3", "///", [name for name in names if name not in chosen]),
@@ -172,7 +213,7 @@ def turns_by_speaker(counts, chosen):
                              color=color, hatch=hatch, edgecolor="#888888" if hatch else color, linewidth=0.5,
                              label=label)  # fmt: skip
             axes.bar_label(bars, padding=3, fmt="{:,.0f}")
-    _names(axes, names, bold=chosen)
+    name_rows(axes, names, bold=chosen)
     axes.margins(x=0.08)
     rest = len(ranked) - len(names)
     axes.set_xlabel(f"turns ({rest} more speakers not shown)" if rest else "turns")
@@ -191,34 +232,22 @@ def funnel(kept, rejects):
         by_role[row["role"]] = by_role.get(row["role"], 0) + 1
     reasons = sorted(dropped, key=lambda reason: (-sum(dropped[reason].values()), reason))
     parts = {"kept": kept} | {f"rejected: {reason}": dropped[reason] for reason in reasons}
-    totals = {role: sum(part.get(role, 0) for part in parts.values()) for role in roles}
-    figure, axes = _bars(len(roles), legend_rows=math.ceil(len(parts) / 2))
-    longest, ends = max([1, *totals.values()]), [0] * len(roles)
-    for i, (label, part) in enumerate(parts.items()):
-        values = [part.get(role, 0) for role in roles]
-        axes.barh(range(len(roles)), values, left=ends, linewidth=0.5, label=f"{label} ({sum(values)})", **_fill(i))
-        for row, value in enumerate(values):
-            # A narrower segment has no room for its number; the legend has the sums.
-            if value / longest > 0.012 + 0.016 * len(str(value)):
-                axes.text(ends[row] + value / 2, row, value, ha="center", va="center", fontsize=8,
-                          bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
-        ends = [end + value for end, value in zip(ends, values, strict=True)]
-    for row, role in enumerate(roles):
-        axes.annotate(f"{kept.get(role, 0)} of {totals[role]} kept", (totals[role], row), (4, 0),
-                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
-    _names(axes, roles)
-    axes.set_xlim(0, longest * 1.2)
+    figure, axes = bar_figure(len(roles), legend_rows=math.ceil(len(parts) / 2))
+    totals = stacked_bars(axes, roles, with_sums(parts))
+    shares = [f"{kept.get(role, 0):,} of {total:,} kept" for role, total in zip(roles, totals, strict=True)]
+    bar_ends(axes, totals, shares)
+    name_rows(axes, roles)
+    axes.set_xlim(0, max([1, *totals]) * 1.2)
     axes.set_xlabel("candidate triplets")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    return figure, "Kept and rejected: " + "; ".join(
-        f"{role} {kept.get(role, 0)} of {totals[role]} kept" for role in roles
-    )
+    named = (f"{role} {share}" for role, share in zip(roles, shares, strict=True))
+    return figure, "Kept and rejected: " + "; ".join(named)
 
 
 @picture
 def lengths(groups, unit):
     """Box plots of answer length a role, median labelled, every answer a point."""
-    figure, axes = _bars(len(groups), legend_rows=0)
+    figure, axes = bar_figure(len(groups), legend_rows=0)
     filled = {i: values for i, values in enumerate(groups.values()) if len(values)}
     if filled:
         axes.boxplot(list(filled.values()), positions=list(filled), orientation="horizontal", widths=0.6,
@@ -234,7 +263,7 @@ def lengths(groups, unit):
         text = f"median {_median(values):g}, n = {len(values)}" if len(values) else "no answers"
         axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8,
                       annotation_clip=False)  # fmt: skip
-    _names(axes, list(groups))
+    name_rows(axes, list(groups))
     axes.set_xlim(0, max([1, *(value for values in groups.values() for value in values)]) * 1.03)
     axes.set_xlabel(f"answer length in {unit} (line: median, box: middle half)")
     return figure, f"Answer length in {unit}: " + ", ".join(
@@ -245,65 +274,6 @@ def lengths(groups, unit):
 def _median(values):
     ranked, half = sorted(values), len(values) // 2
     return ranked[half] if len(values) % 2 else (ranked[half - 1] + ranked[half]) / 2
-
-
-@picture
-def panorama(tiles):
-    """A wall of tiles, one a role: name on a coloured band, dialogue pairs, rows, mean answer length, catchphrase.
-
-    tiles: as `rolebench.tiles` gives them, a catchphrase of "" for none.
-    """
-    columns = min(5, max(3, math.ceil(math.sqrt(len(tiles)))))
-    rows = max(1, math.ceil(len(tiles) / columns))
-    # The axes are in inches, so that text can be fitted into a tile.
-    width, height, gap = WIDTH / columns, 1.75, 0.08
-    figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0, h_pad=0.03)
-    axes = figure.add_subplot(xlim=(0, WIDTH), ylim=(rows * height, 0))
-    axes.axis("off")
-    room = (width - gap - 2 * PAD) * 72
-    size = min([7.5, *(room / ems(fact) for tile in tiles for fact in _facts(tile))])
-    for i, tile in enumerate(tiles):
-        x, y = (i % columns) * width + gap / 2, (i // columns) * height + gap / 2
-        _tile(axes, tile, x, y, width - gap, height - gap, size, CYCLE[i % len(CYCLE)])
-    return figure, "Roles: " + "; ".join(
-        f"{tile['role']}: {tile['pairs']} dialogue pairs, {tile['train']} train and {tile['test']} test rows"
-        for tile in tiles
-    )
-
-
-def _facts(tile):
-    return [
-        f"{tile['pairs']:,} dialogue pairs",
-        f"{tile['train']:,} train, {tile['test']:,} test rows",
-        f"answers of {tile['mean_length']:.0f} {tile['unit']}",
-    ]
-
-
-def _name(role, room):
-    """(role, font size): as large as `room` points allow, on up to three lines."""
-    for size, most in ((13, 1), (11, 1), (9.5, 2), (8, 2), (7, 3)):
-        name = wrap(role, room / size, most, weight="bold")
-        if not name.endswith("…"):
-            break
-    return name, size
-
-
-def _tile(axes, tile, x, y, width, height, facts_size, color):
-    band, room = 0.5, (width - 2 * PAD) * 72
-    for part, face in ((height, "white"), (band, color)):
-        axes.add_patch(Rectangle((x, y), width, part, facecolor=face, edgecolor="#999999", linewidth=0.8))
-    name, size = _name(tile["role"], room)
-    ink = "white" if color == BLUE else "black"
-    if "\n" in name:
-        axes.text(x + PAD, y + band / 2, name, size=size, weight="bold", color=ink, va="center", linespacing=1.05)
-    else:
-        # On the baseline: centred text would sit higher for a name with descenders.
-        axes.text(x + PAD, y + band / 2 + 0.37 * size / 72, name, size=size, weight="bold", color=ink)
-    axes.text(x + PAD, y + band + 0.07, "\n".join(_facts(tile)), size=facts_size, va="top", linespacing=1.25)
-    if tile["catchphrase"]:
-        quote = wrap(f"“{tile['catchphrase']}”", room / 8, 4, slant="italic")
-        axes.text(x + PAD, y + 1.07, quote, size=8, style="italic", va="top", linespacing=1.15)
 
 
 @picture
@@ -402,7 +372,7 @@ def _our_bar(axes, cell, models, label):
     """One bar of ours with whisker, control and value; the height it takes."""
     i, mean, width = models.index(cell["model"]), cell["mean"], 0.8 / max(len(models), 2)
     x = METRICS.index(cell["metric"]) + (i - (len(models) - 1) / 2) * width
-    axes.bar(x, mean or 0, width * 0.92, linewidth=0.6, label=label, **_fill(i))
+    axes.bar(x, mean or 0, width * 0.92, linewidth=0.6, label=label, **fill(i))
     top = mean or 0
     if mean is not None and cell["low"] is not None and math.isfinite(cell["low"]):
         axes.errorbar(x, mean, [[mean - cell["low"]], [cell["high"] - mean]], color="black", capsize=3, linewidth=1.2)

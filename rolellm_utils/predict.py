@@ -10,8 +10,11 @@ from tqdm import tqdm
 
 from rolellm_utils.files import read_json, read_jsonl, write_jsonl
 from rolellm_utils.retrieval import whole_sentences
-from rolellm_utils.rocit import load_model, load_tokenizer
 from rolellm_utils.stage import REFERENCE
+from rolellm_utils.student import load_model, load_tokenizer
+
+# Part of every answer's key: how `predict` ends answers.
+FINISH = "whole sentences, or all"
 
 
 class Student(BaseModel):
@@ -36,7 +39,8 @@ class Decoding(BaseModel):
 def predict(model, rows, decoding):
     """The answers to rows ({"system", "question"}), in their order, as an iterator: a string a row.
 
-    model: a Student. An answer that runs into max_tokens ends at its last whole sentence, as RoleGPT's do.
+    model: a Student. An answer that runs into max_tokens ends at its last whole sentence, as RoleGPT's do; one that
+    has none stays as it is, or an untuned student would be scored on nothing.
     Rows are generated in left-padded batches of `decoding.batch_size` in the order given: sort them by length.
     """
     import torch
@@ -67,7 +71,7 @@ def predict(model, rows, decoding):
             )
         for answer in output[:, inputs["input_ids"].shape[1] :].tolist():
             text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-            yield text if tokenizer.eos_token_id in answer else whole_sentences(text)
+            yield text if tokenizer.eos_token_id in answer else whole_sentences(text) or text
 
 
 def prompt(row, tokenizer):
@@ -81,7 +85,7 @@ def answer_key(model, row, decoding):
     trained = read_json(model.adapter / "training.json")["fingerprint"] if model.adapter else ""
     plain = decoding.model_dump(exclude={"batch_size"})
     return hashlib.sha256(
-        json.dumps([model.student, trained, row["system"], row["question"], plain], sort_keys=True).encode()
+        json.dumps([FINISH, model.student, trained, row["system"], row["question"], plain], sort_keys=True).encode()
     ).hexdigest()
 
 

@@ -15,7 +15,7 @@ from rolellm_utils.files import ROOT, read_json, sha256, write_json
 from rolellm_utils.stage import NOTEBOOKS, REFERENCE, STAGES
 from rolellm_utils.teacher import RECORDED, record
 
-KEPT = ("rolebench", "rolegpt", "rejected", "rocit", "eval/predictions", "manifests")
+KEPT = ("rolebench", "rolegpt", "rejected", "audit", "rocit", "eval/predictions", "manifests")
 
 
 def execute(outputs, replay):

@@ -66,13 +66,14 @@ class Triplet(BaseModel):
 class Sample(BaseModel):
     """One row of RoleBench: a role, a question, the reference answers.
 
-    `type` only where it is role-specific; ours also carry the `id` of stage 2 and the source `file` and `lines`.
+    `type`: script_agnostic or script_based a reference, [] in general rows; ours also carry the `id` of stage 2 and
+    the source `file` and `lines`.
     """
 
     role: str
     question: str
     generated: list[str]
-    type: list[str] | None = None
+    type: list[str] = []
     id: int | None = None
     file: str | None = None
     lines: tuple[int, int] | None = None

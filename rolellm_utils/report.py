@@ -101,6 +101,23 @@ img { max-width: 100%; height: auto; }
 <p class="small">Mean [low, high]: the mean with its bootstrap interval; n: rows scored. CUS: speaking style; RAW:
 accuracy; SPE: role knowledge; avg: their mean. Wrong role: the same answers scored against another role's references,
 which shows how much of a CUS is not about the role. n/a: not available.</p>
+{% if rescored %}
+<h2>The RoleGPT baseline, scored as the paper scored it</h2>
+<div class="scroll"><table>
+<caption>ROUGE-L recall, protocol paper, over all test rows that the baseline answers</caption>
+<thead><tr><th scope="col">metric</th><th scope="col">rows</th><th scope="col">best F</th><th scope="col">maximum</th>
+<th scope="col">mean</th><th scope="col">printed</th><th scope="col" class="left">what is left</th></tr></thead>
+<tbody>
+{% for row in rescored %}
+<tr><td>{{ row.metric }}</td><td>{{ row.rows }} of {{ row.of }}</td>
+{%- for key in ("best_f", "max", "mean", "published") -%}
+<td>{{ "n/a" if row[key] is none else "%.4f" % row[key] }}</td>
+{%- endfor -%}
+<td class="left">{{ row.why }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endif %}
 {% if figures %}
 <h2>Figures</h2>
 {% for caption, data in figures.items() %}
@@ -171,8 +188,8 @@ def write(path, title, label, settings, scores, counts, samples, figures, verdic
     """Write the report of a run as one self-contained HTML file, the same input the same bytes; the path written.
 
     label: what the run can and cannot show. scores: {"cells": as `scoring.table` gives them, "published": {model:
-    {metric: value}} or None}. counts: a dict a row. samples: as `scoring.draw_samples` gives them. figures: {caption:
-    PNG bytes}. verdicts, notes: sentences.
+    {metric: value}} or None, "rescored": as `scoring.rescored` gives it}. counts: a dict a row. samples: as
+    `scoring.draw_samples` gives them. figures: {caption: PNG bytes}. verdicts, notes: sentences.
     """
     page = JINJA.from_string(TEMPLATE).render(
         title=title,
@@ -181,6 +198,7 @@ def write(path, title, label, settings, scores, counts, samples, figures, verdic
         metrics=METRICS,
         tables=tables(scores["cells"], scores["published"]),
         published_note=paper.note(),
+        rescored=scores.get("rescored", ()),
         counts=counts,
         samples=samples,
         figures={caption: base64.b64encode(png).decode("ascii") for caption, png in figures.items()},

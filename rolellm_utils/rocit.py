@@ -10,25 +10,26 @@ import json
 import random
 import shutil
 import time
-import warnings
 from itertools import groupby
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from rolellm_utils import embedded
-from rolellm_utils.files import read_json, read_jsonl, resolve, sha256, shown, write_json, write_jsonl, write_text
+from rolellm_utils.files import read_json, read_jsonl, sha256, shown, write_json, write_jsonl, write_text
 from rolellm_utils.prompts import render
 from rolellm_utils.records import InputError
 from rolellm_utils.rolebench import PARTS, folder_of, load
-from rolellm_utils.stage import LANGUAGES
+from rolellm_utils.student import load_model, load_tokenizer, pick_device, student_name
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class Settings(BaseModel):
-    """All that shapes an adapter. student: "embedded", a folder or a hub name; steps 0 means whole epochs."""
+    """All that shapes an adapter. student: "embedded", a folder or a hub name; steps 0 means whole epochs.
+
+    row_limit, answers_per_row: train rows, and references of each, to draw by seed; 0 takes all.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +38,8 @@ class Settings(BaseModel):
     language: str = "en"
     split: str = "instruction-generalization"
     student: str = "embedded"
+    row_limit: int = 0
+    answers_per_row: int = 0
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
@@ -50,71 +53,38 @@ class Settings(BaseModel):
     seed: int = 0
 
 
-def student_path(student):
-    """What `transformers` loads for a student: a folder, or a hub name as it stands."""
-    if student == "embedded":
-        return embedded.unpack()
-    path = resolve(student)
-    return path if path.exists() else student
+def system_texts(bench):
+    """The system text of every role of a RoleBench: {role: text}; the name alone where it has no description."""
+    return {
+        role: render(bench.language, "system", role=role, description=bench.descriptions.get(role, ""))
+        for role in bench.roles()
+    }
 
 
-def student_name(student):
-    """The student's name in paths and tables."""
-    return embedded.NAME if student == "embedded" else Path(student).name
-
-
-def load_tokenizer(student):
-    """The student's tokenizer; InputError when it cannot be loaded, has no chat template or no end token."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(student_path(student), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+def train_rows(settings):
+    """The Samples to train on: `row_limit` of both parts' train rows and `answers_per_row` of each, drawn by seed."""
+    bench = load(settings.rolebench_dir, settings.language, settings.split)
+    samples = [*bench.general.get("train", []), *bench.role_specific.get("train", [])]
+    if not samples:
         raise InputError(
-            f"student {student!r} cannot be loaded ({str(error).splitlines()[0]}); give 'embedded', a model folder "
-            "or a hub name that needs no remote code"
-        ) from None
-    if not tokenizer.chat_template or tokenizer.eos_token is None:
-        raise InputError(f"student {student!r} has no chat template or no end token; choose an instruction-tuned model")
-    return tokenizer
-
-
-def load_model(student, device):
-    """The student's weights on the device: bfloat16, which CPUs and GPUs alike run fast enough."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    # peft 0.21 asks transformers 5.23 for a property it renames: nothing a reader of our notebooks can act on.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    return AutoModelForCausalLM.from_pretrained(
-        student_path(student), dtype=torch.bfloat16, trust_remote_code=False
-    ).to(pick_device(device))
-
-
-def pick_device(device):
-    """The torch device for "auto" (CUDA, then MPS, then CPU) or the one named."""
-    import torch
-
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def system_texts(rolebench_dir, language):
-    """The system text of every role with a published description: {role: text}."""
-    path = resolve(rolebench_dir) / f"profiles-{LANGUAGES[language]}" / "desc.json"
-    return {role: render(language, "system", role=role, description=text) for role, text in read_json(path).items()}
+            f"{shown(settings.rolebench_dir)} has no train rows for the split {settings.split!r}; set split to "
+            "'by-instruction', lower test_share, or set student to 'none' to score the baseline alone"
+        )
+    generator = random.Random(settings.seed)
+    if 0 < settings.row_limit < len(samples):
+        samples = generator.sample(samples, settings.row_limit)
+    if settings.answers_per_row:
+        samples = [
+            sample.model_copy(update={"generated": generator.sample(sample.generated, settings.answers_per_row)})
+            if len(sample.generated) > settings.answers_per_row
+            else sample
+            for sample in samples
+        ]
+    return samples, system_texts(bench)
 
 
 def conversations(samples, systems):
     """One conversation a reference: [{"role": system|user|assistant, "content"}] for each Sample and answer."""
-    lacking = sorted({sample.role for sample in samples} - set(systems))
-    if lacking:
-        raise InputError(f"role {lacking[0]!r} has train rows but no description in desc.json; add one there")
     return [
         [
             {"role": "system", "content": systems[sample.role]},
@@ -158,12 +128,8 @@ def examples(settings, tokenizer):
 
     Nothing is truncated: an example longer than max_length is left out whole and counted in training.json.
     """
-    bench = load(settings.rolebench_dir, settings.language, settings.split)
-    samples = bench.general.get("train", []) + bench.role_specific.get("train", [])
-    if not samples:
-        raise InputError(f"{shown(settings.rolebench_dir)} has no train rows; run 04_rolebench or lower test_share")
     fitting, overlong = [], []
-    for conversation in conversations(samples, system_texts(settings.rolebench_dir, settings.language)):
+    for conversation in conversations(*train_rows(settings)):
         example = tokenise(conversation, tokenizer)
         if len(example["input_ids"]) <= settings.max_length:
             fitting.append(example)
@@ -224,7 +190,7 @@ def fingerprint(settings):
     """The SHA-256 of what decides an adapter: settings, train files and system texts (not the machine)."""
     folder = folder_of(settings.rolebench_dir, settings.language, settings.split)
     digests = [sha256(path) for part in PARTS if (path := folder / part / "train.jsonl").exists()]
-    systems = system_texts(settings.rolebench_dir, settings.language)
+    systems = system_texts(load(settings.rolebench_dir, settings.language, settings.split))
     plain = settings.model_dump(mode="json", exclude={"rolebench_dir", "out", "device"})
     return hashlib.sha256(json.dumps([plain, digests, systems], sort_keys=True).encode()).hexdigest()
 

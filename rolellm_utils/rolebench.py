@@ -1,43 +1,30 @@
-"""Stage 4, RoleBench (paper, section 4): clean, split, count and write the samples in the published layout."""
+"""Stage 4, RoleBench (paper, section 4): load any copy of it, write one in the published layout."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from rolellm_utils.files import read_jsonl, resolve, shown, write_jsonl
+from pydantic import ValidationError
+
+from rolellm_utils import cleaning
+from rolellm_utils.files import read_json, read_lines, resolve, shown, write_json, write_jsonl
 from rolellm_utils.records import InputError, Sample
-from rolellm_utils.rouge import answer_lengths
 from rolellm_utils.stage import LANGUAGES
 
-SPLITS = ("instruction-generalization", "role-generalization")
+SPLITS = ("instruction-generalization", "role-generalization", "by-instruction")
 PARTS = ("general", "role_specific")
 FILES = ("train", "test", "rolegpt_baseline")
-
-# The paper's four cleaning rules (section 4) as patterns of what breaks them, English and Chinese together.
-BREAKS = {
-    "AI identity": re.compile(
-        r"\b(an? )?(AI|artificial intelligence|language|chat)[ -]?(language )?(model|assistant|bot)\b|\bas an AI\b|"
-        r"\b(ChatGPT|OpenAI|GPT-?\d|SmolLM|Hugging Face)\b|人工智能|语言模型|AI助手|智能助手",
-        re.IGNORECASE,
-    ),
-    "role identity": re.compile(
-        r"\b(my|the|this|a) (script|screenplay|fictional character|character in)\b|\bI am (playing|acting) |"
-        r"\b(my|the) role (as|of|in) the (play|film|movie|script)\b|(我的|这个|扮演的)(角色|剧本|人设)|剧本(里|中)",
-        re.IGNORECASE,
-    ),
-    "refusal": re.compile(
-        r"\bI(?:'m| am) sorry,? (?:but )?I (?:can(?:'|no)t|am unable|do not)|\bI (?:cannot|can't|am unable to) "
-        r"(?:answer|help(?! but)|assist|provide|fulfil)|"
-        r"(抱歉|对不起)[，,]?我?(不能|无法)|我(不能|无法)(回答|提供|帮助)",
-        re.IGNORECASE,
-    ),
-}
+HUB = "ZenMoore/RoleBench"
 
 
 @dataclass
 class RoleBench:
     """A loaded RoleBench split: `general` and `role_specific` map train/test/rolegpt_baseline to Samples.
 
-    `targets` maps a general instruction to its RAW reference; `missing` lists files that this copy does not have.
+    targets: {general instruction: RAW reference}. descriptions: {role: published description}. missing: the files this
+    copy does not have. drops: what `clean` took out, each with its reason. notes: oddities read over, by file and line.
+    sources: the files that were read.
     """
 
     language: str
@@ -45,175 +32,248 @@ class RoleBench:
     general: dict[str, list[Sample]]
     role_specific: dict[str, list[Sample]]
     targets: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    drops: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sources: list[Path] = field(default_factory=list)
+
+    def files(self):
+        """(part, name, Samples) of every file that was loaded, in the order of the layout."""
+        for part in PARTS:
+            for name in FILES:
+                if name in getattr(self, part):
+                    yield part, name, getattr(self, part)[name]
+
+    def roles(self):
+        """Every role that is described or has a row, each once."""
+        rows = (sample.role for _, _, samples in self.files() for sample in samples)
+        return list(dict.fromkeys([*self.descriptions, *rows]))
+
+    def datasets(self):
+        """The same rows as one `datasets.DatasetDict`: {"general_train": Dataset, ...}, one schema for all files.
+
+        Columns role, question (text), generated, type (lists of text).
+        """
+        from datasets import Dataset, DatasetDict, Features, List, Value
+
+        features = Features(
+            role=Value("string"), question=Value("string"), generated=List(Value("string")), type=List(Value("string"))
+        )
+        return DatasetDict(
+            {
+                f"{part}_{name}": Dataset.from_dict(
+                    {column: [getattr(sample, column) for sample in samples] for column in features}, features=features
+                )
+                for part, name, samples in self.files()
+            }
+        )
 
 
-def folder_of(directory, language, split):
-    """The folder of a split in the published layout; Chinese has one split and no folder for it."""
-    root = directory / f"rolebench-{LANGUAGES[language]}"
-    return root if language == "zh" else root / split
+def load(directory=None, language="en", split="instruction-generalization", clean=False, strip=True):
+    """A split of the RoleBench in `directory` as a RoleBench record: typed rows, what is missing, what was odd.
 
-
-def load(directory, language="en", split="instruction-generalization"):
-    """The RoleBench in `directory` (published layout, whole or partial) as a RoleBench record.
-
-    Text is stripped and `type` is always a list or None. Raises InputError when nothing is there or a row is broken.
+    directory: a copy in the published layout, whole or partial, or a run folder of ours; None or "hub" downloads the
+    files of this split from the hub. Text is stripped (strip=False: but for references and targets, whose blanks the
+    protocol `paper` counts), `type` is a list, a role has one spelling. clean=True repairs train and test
+    (`cleaning.repair`); `drops` says what went and why.
+    Raises InputError, before anything is returned, when nothing is there or a line is broken (file and line named).
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; set it to one of {', '.join(SPLITS)}")
-    directory = resolve(directory)
-    folder = folder_of(directory, language, split)
-    bench = RoleBench(language, split, {}, {})
+    directory = locate(directory, language, split)
+    paths, bench, spellings = present(directory, language, split), RoleBench(language, split, {}, {}), {}
     for part in PARTS:
         for name in FILES:
-            path = folder / part / f"{name}.jsonl"
-            if path.exists():
-                getattr(bench, part)[name] = [
-                    _sample(row) for row in read_jsonl(path, ("role", "question", "generated"))
-                ]
+            path = folder_of(directory, language, split) / part / f"{name}.jsonl"
+            if path in paths:
+                getattr(bench, part)[name] = read_samples(path, spellings, strip, bench.notes)
+                bench.sources.append(path)
             else:
                 bench.missing.append(path.relative_to(directory).as_posix())
-    if not bench.general and not bench.role_specific:
-        raise InputError(
-            f"{shown(folder)} holds no RoleBench files; give the folder that contains rolebench-eng or -zh"
-        )
-    path = directory / f"instructions-{LANGUAGES[language]}" / "instructions-general.jsonl"
-    if path.exists():
-        rows = read_jsonl(path, ("instruction", "target"))
-        bench.targets = {row["instruction"].strip(): row["target"].strip() for row in rows if row["target"]}
-    else:
-        bench.missing.append(path.relative_to(directory).as_posix())
+    _read_targets(bench, directory, strip)
+    _read_descriptions(bench, directory, spellings)
+    if clean:
+        for part, name, samples in list(bench.files()):
+            # A baseline is scored as it is: what a model answered is not ours to mend.
+            if name != "rolegpt_baseline":
+                getattr(bench, part)[name], drops = cleaning.repair(samples, f"{part}/{name}.jsonl")
+                bench.drops += drops
     return bench
 
 
-def _sample(row):
+def locate(directory, language, split):
+    """The folder that holds rolebench-eng or -zh: of a copy, of a run of ours, or of the hub's download."""
+    if directory in (None, "hub"):
+        return download(language, split)
+    directory = resolve(directory)
+    inside = directory / "rolebench"
+    return inside if inside.is_dir() else directory
+
+
+def download(language, split):
+    """The folder of the hub's RoleBench with the files of one split in it, fetched where the cache lacks them.
+
+    Only what `load` reads: the rows of the split (for `by-instruction` the split it is made from), the RAW targets and
+    the role descriptions. Raises InputError when the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    code = LANGUAGES[language]
+    source = SPLITS[0] if split == "by-instruction" else split
+    rows = folder_of(Path(), language, source).as_posix()
+    patterns = [f"{rows}/{part}/*.jsonl" for part in PARTS]
+    patterns += [f"instructions-{code}/instructions-general.jsonl", f"profiles-{code}/desc.json"]
+    try:
+        return Path(snapshot_download(HUB, repo_type="dataset", allow_patterns=patterns))
+    except Exception as error:
+        raise InputError(
+            f"RoleBench could not be fetched from the hub ({HUB}: {type(error).__name__}); connect to the network "
+            "once, or set rolebench_dir to a local copy"
+        ) from None
+
+
+def source_split(directory, language, split):
+    """The split to load for the one wanted: itself, or, for a `by-instruction` yet to be made, one that is there."""
+    if split != "by-instruction":
+        return split
+    root = locate(directory, language, split)
+    order = ("by-instruction", *SPLITS[:2])
+    there = [name for name in order if any((folder_of(root, language, name) / part).is_dir() for part in PARTS)]
+    return there[0] if there else split
+
+
+def folder_of(directory, language, split):
+    """The folder of a split in the published layout; the Chinese one has its published split at the top."""
+    root = directory / f"rolebench-{LANGUAGES[language]}"
+    return root if language == "zh" and split == SPLITS[0] else root / split
+
+
+def present(directory, language, split):
+    """The row files of a split that are in a folder; InputError with a way out when there is none."""
+    folder = folder_of(directory, language, split)
+    paths = [folder / part / f"{name}.jsonl" for part in PARTS for name in FILES]
+    there = [path for path in paths if path.exists()]
+    if not there:
+        splits = [name for name in SPLITS if any((folder_of(directory, language, name) / p).is_dir() for p in PARTS)]
+        way_out = f"there is the split {splits[0]!r}: set split to that" if splits else "give the folder that holds it"
+        raise InputError(f"{shown(folder)} holds no RoleBench files; {way_out}")
+    return there
+
+
+def read_samples(path, spellings, strip=True, notes=None):
+    """The Samples of one RoleBench file. spellings {key: role} is added to, and gives each role its one spelling.
+
+    Raises InputError, file and line named, for an empty file and for a row that is no Sample.
+    """
+    samples = []
+    for number, row in read_lines(path, ("role", "question", "generated"), notes):
+        sample = checked(row, path, number)
+        samples.append(normal(sample, spellings, strip))
+    if not samples:
+        raise InputError(f"{shown(path)}, line 1: the file is empty; get it again, or delete it if it has no rows")
+    return samples
+
+
+def checked(row, path, number):
+    """The Sample of a row as published, `type` a list; InputError names file, line, key and value of what is wrong."""
     kind = row.get("type")
-    return Sample(
-        role=row["role"].strip(),
-        question=row["question"].strip(),
-        generated=[text.strip() for text in row["generated"]],
-        type=[kind] if isinstance(kind, str) else kind,
-    )
+    try:
+        sample = Sample.model_validate(row | {"type": [kind] if isinstance(kind, str) else kind or []})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(map(str, wrong["loc"]))
+        raise InputError(
+            f"{shown(path)}, line {number}: {key!r} is {wrong['input']!r:.60}, {wrong['msg'].lower()}; mend that line"
+        ) from None
+    if not sample.generated:
+        raise InputError(f"{shown(path)}, line {number}: 'generated' is empty; give an answer or delete that line")
+    return sample
 
 
-def broken_rule(text):
-    """The name of the first cleaning rule an answer breaks, "" when it breaks none.
-
-    Complete: it says something and does not break off at a comma, hyphen or open bracket (whether it ran into
-    the token limit, stage 3 knows, and shortens it). The other three are patterns (BREAKS).
-    """
-    text = text.strip().replace("’", "'")
-    if not re.search(r"\w", text) or re.search(r"[,，、;；(（-]$", text):
-        return "incomplete"
-    return next((name for name, pattern in BREAKS.items() if pattern.search(text)), "")
+def normal(sample, spellings=None, strip=True):
+    """The Sample with its texts stripped, in place (strip=False: but for its references), its role in one spelling."""
+    role = " ".join(sample.role.split())
+    sample.role = role if spellings is None else spellings.setdefault(role_key(role), role)
+    sample.question = sample.question.strip()
+    if strip:
+        sample.generated = [text.strip() for text in sample.generated]
+    return sample
 
 
-def clean(rows):
-    """The Samples of rows whose references break no rule, and the drops: ([Sample], [drop]).
-
-    A row loses the references that break one and goes itself when it loses all; every drop names its rule.
-    """
-    samples, drops = [], []
-    for row in rows:
-        kept = []
-        for text in row["generated"]:
-            rule = broken_rule(text)
-            if rule:
-                drops.append({"role": row["role"], "question": row["question"], "text": text, "reason": rule})
-            elif text not in kept:
-                kept.append(text)
-        if kept:
-            kind = None if row["kind"] == "general" else [row["kind"]]
-            source = {key: row.get(key) for key in ("role", "question", "id", "file", "lines")}
-            samples.append(Sample(**source, generated=kept, type=kind))
-    return samples, drops
+def role_key(role):
+    """What is the same in all spellings of a role: `Dr. Frank-N-Furter` and `Dr. Frank N Furter` are one."""
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", role).casefold())
 
 
-def test_questions(samples, test_share, generator):
-    """The questions that go to test: `test_share` of the general ones, and of each role's own."""
-    groups = {}
-    for sample in samples:
-        groups.setdefault(sample.role if sample.type else "", {})[sample.question] = None
-    chosen = set()
-    for questions in groups.values():
-        count = max(1, round(test_share * len(questions))) if len(questions) > 1 else 0
-        chosen.update(generator.sample(list(questions), count))
-    return chosen
+def _read_targets(bench, directory, strip):
+    path = directory / f"instructions-{LANGUAGES[bench.language]}" / "instructions-general.jsonl"
+    if not path.exists():
+        bench.missing.append(path.relative_to(directory).as_posix())
+        return
+    for number, row in read_lines(path, ("instruction", "target"), bench.notes):
+        instruction, target = row["instruction"], row["target"]
+        if not isinstance(instruction, str) or not isinstance(target, str | None):
+            raise InputError(f"{shown(path)}, line {number}: instruction and target must be text; mend that line")
+        if target and target.strip():
+            bench.targets[instruction.strip()] = target.strip() if strip else target
+    bench.sources.append(path)
 
 
-def assemble(answers, test_share, generator):
-    """The RoleBench parts from stage 3's answers, split by instruction: ({part: {file: [Sample]}}, drops).
-
-    No test question occurs in train, under any role, in either part (instruction generalisation, section 4).
-    Baseline rows keep RoleGPT's one held-out answer uncleaned: it is scored as it is.
-    """
-    samples, drops = clean(answers)
-    chosen = test_questions(samples, test_share, generator)
-    baselines = {(row["role"], row["question"]): row["baseline"] for row in answers}
-    parts = {}
-    for part in PARTS:
-        rows = [sample for sample in samples if bool(sample.type) == (part == "role_specific")]
-        test = [sample for sample in rows if sample.question in chosen]
-        parts[part] = {
-            "train": [sample for sample in rows if sample.question not in chosen],
-            "test": test,
-            "rolegpt_baseline": [
-                Sample(role=s.role, question=s.question, generated=[baselines[s.role, s.question]]) for s in test
-            ],
-        }
-    return parts, drops
+def _read_descriptions(bench, directory, spellings):
+    path = directory / f"profiles-{LANGUAGES[bench.language]}" / "desc.json"
+    if not path.exists():
+        bench.missing.append(path.relative_to(directory).as_posix())
+        return
+    texts = read_json(path)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f'{shown(path)} must be one JSON object of texts, {{"role": "You are ..."}}; mend it')
+    bench.sources.append(path)
+    bench.descriptions = {spellings.get(role_key(role), role.strip()): text.strip() for role, text in texts.items()}
 
 
-def save(parts, drops, run_dir, language, split="instruction-generalization"):
-    """Write the parts in the published layout and the drops with their reasons; the files written."""
-    folder = folder_of(run_dir / "rolebench", language, split)
-    written = [
-        write_jsonl(folder / part / f"{name}.jsonl", (sample.model_dump(exclude_none=True) for sample in samples))
-        for part, files in parts.items()
-        for name, samples in files.items()
+def gaps(bench):
+    """What cannot be computed with this copy, a sentence each; [] when it is whole."""
+    names = set(bench.missing)
+    reasons = {
+        "general/train.jsonl": "no general rows to train on",
+        "role_specific/train.jsonl": "no role-specific rows to train on",
+        "general/test.jsonl": "CUS and RAW cannot be computed",
+        "role_specific/test.jsonl": "SPE cannot be computed",
+        "general/rolegpt_baseline.jsonl": "the published RoleGPT cells CUS and RAW cannot be re-scored",
+        "role_specific/rolegpt_baseline.jsonl": "the published RoleGPT cell SPE cannot be re-scored",
+        "instructions-general.jsonl": "RAW cannot be computed (no plain targets)",
+        "desc.json": "roles have no description: system texts give their names alone",
+    }
+    return [
+        f"{name} is missing: {reason}."
+        for name in sorted(names)
+        for ending, reason in reasons.items()
+        if name.endswith(ending)
     ]
-    return [*written, write_jsonl(run_dir / "rejected" / "04_rolebench.jsonl", drops)]
 
 
-def counts(bench):
-    """Rows for a table: part, file, rows, roles, distinct questions, references, mean words a reference."""
-    table = []
-    for part in PARTS:
-        for name, samples in getattr(bench, part).items():
-            references = [text for sample in samples for text in sample.generated]
-            lengths = answer_lengths(references, bench.language)
-            table.append(
-                {
-                    "part": part,
-                    "file": name,
-                    "rows": len(samples),
-                    "roles": len({sample.role for sample in samples}),
-                    "questions": len({sample.question for sample in samples}),
-                    "references": len(references),
-                    "mean length": round(float(lengths.mean()), 1) if len(lengths) else 0.0,
-                }
-            )
-    return table
+def save(parts, directory, language, split):
+    """Write {part: {file: [Sample]}} in the published layout; the files written. A file without rows is not written."""
+    folder = folder_of(directory, language, split)
+    written = []
+    for part, files in parts.items():
+        for name, samples in files.items():
+            path = folder / part / f"{name}.jsonl"
+            if samples:
+                written.append(write_jsonl(path, (sample.model_dump(exclude_defaults=True) for sample in samples)))
+            else:
+                path.unlink(missing_ok=True)
+    return written
 
 
-def tiles(bench, profiles, unit):
-    """One dict a role for `plots.panorama`: pairs, train and test rows, mean reference length, a catchphrase."""
-    found = []
-    for profile in profiles:
-        rows = {
-            name: [sample for part in (bench.general, bench.role_specific) for sample in part.get(name, [])
-                   if sample.role == profile.role]
-            for name in ("train", "test")
-        }  # fmt: skip
-        texts = [text for samples in rows.values() for sample in samples for text in sample.generated]
-        lengths = answer_lengths(texts, bench.language)
-        found.append({
-            "role": profile.role,
-            "pairs": len(profile.pairs),
-            "train": len(rows["train"]),
-            "test": len(rows["test"]),
-            "mean_length": float(lengths.mean()) if len(lengths) else 0.0,
-            "unit": unit,
-            "catchphrase": profile.catchphrases[0] if profile.catchphrases else "",
-        })  # fmt: skip
-    return found
+def save_beside(bench, directory):
+    """Write a RoleBench's RAW targets and role descriptions where the published layout has them; the files written."""
+    code = LANGUAGES[bench.language]
+    written = []
+    if bench.targets:
+        rows = ({"instruction": instruction, "target": target} for instruction, target in bench.targets.items())
+        written.append(write_jsonl(directory / f"instructions-{code}" / "instructions-general.jsonl", rows))
+    if bench.descriptions:
+        written.append(write_json(directory / f"profiles-{code}" / "desc.json", bench.descriptions))
+    return written

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from rolellm_utils import embedded, profiles, rolegpt
+from rolellm_utils import embedded, profiles, rolebench, rolegpt
 from rolellm_utils.files import outputs_dir, resolve, shown
 from rolellm_utils.records import InputError
 from rolellm_utils.stage import (
-    NEEDS,
     NOTEBOOKS,
     STAGES,
     check_language,
@@ -22,6 +21,7 @@ from rolellm_utils.stage import (
     check_run_name,
     check_type,
     is_current,
+    needs,
 )
 from rolellm_utils.teacher import Teacher, ledger
 
@@ -81,9 +81,9 @@ def preflight(parameters, wanted):
     check_language(everything["language"])
     run_dir = outputs_dir() / everything["run"]
     for name in wanted:
-        for needed in NEEDS[name]:
+        for needed in needs(name, parameters[name]):
             if needed not in wanted:
-                check_made(run_dir, needed, name)
+                check_made(run_dir, needed, name, parameters[name])
     if "01_profiles" in wanted:
         profiles.read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
         profiles.own_descriptions(everything["descriptions"])
@@ -91,6 +91,8 @@ def preflight(parameters, wanted):
         rolegpt.check_strategy(everything["strategy"])
         path = rolegpt.instructions_path(everything["instructions"], everything["language"])
         rolegpt.read_instructions(path, everything["general_instructions"], random.Random(0))
+    if "04_rolebench" in wanted and everything["rolebench_dir"]:
+        check_rolebench(everything, train="05_rocit" in wanted)
     if set(wanted) & {"05_rocit", "06_eval"}:
         check_student(everything["student"])
     if set(wanted) & {"01_profiles", "02_context_instruct", "03_rolegpt"}:
@@ -99,12 +101,31 @@ def preflight(parameters, wanted):
         teacher.close()
 
 
+def check_rolebench(parameters, train):
+    """None when the given RoleBench has files of the wanted split, train files if need be; InputError when not."""
+    where, language, split = (parameters[key] for key in ("rolebench_dir", "language", "split"))
+    if split not in rolebench.SPLITS:
+        raise InputError(f"split is {split!r}; set it to one of {', '.join(rolebench.SPLITS)}")
+    profiles.own_descriptions(parameters["descriptions"])
+    if where == "hub":
+        return
+    source = rolebench.source_split(where, language, split)
+    paths = rolebench.present(rolebench.locate(where, language, source), language, source)
+    if train and split != "by-instruction" and not any(path.stem == "train" for path in paths):
+        raise InputError(
+            f"{shown(paths[0].parent.parent)} has no train files; set split to 'by-instruction' to split what is there "
+            "anew, or student to 'none' to score the baseline alone"
+        )
+
+
 def check_student(student):
-    """None when the student can be loaded; InputError when not. The embedded one costs no import of transformers."""
+    """None when the student can be loaded; InputError when not. One of the kit costs no import of transformers."""
     if student == "embedded":
         embedded.fetch()
-    else:
-        from rolellm_utils.rocit import load_tokenizer
+    elif student in embedded.MODELS:
+        embedded.fetch(student)
+    elif student != "none":
+        from rolellm_utils.student import load_tokenizer
 
         load_tokenizer(student)
 
@@ -150,7 +171,7 @@ def run(params, first="01", only=None, pairs=()):
     """Run the wanted stages that are not current; the run folder. Prints a line a stage and a summary."""
     values = read_params(params, pairs)
     parameters = resolve_parameters(values)
-    wanted = [stage_named(only)] if only else list(STAGES[STAGES.index(stage_named(first)) :])
+    wanted = [stage_named(only)] if only else from_stage(stage_named(first), parameters)
     run_dir = outputs_dir() / parameters["01_profiles"]["run"]
     rows, checked = [], False
     for name in wanted:
@@ -167,6 +188,15 @@ def run(params, first="01", only=None, pairs=()):
         print(f"{name}: done in {rows[-1][1]:.0f} s", flush=True)
     print(summary(run_dir, rows))
     return run_dir
+
+
+def from_stage(first, parameters):
+    """The stages to run from `first` on: those that 06 builds on, directly or not."""
+    wanted = {STAGES[-1]}
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted.update(needs(name, parameters[name]))
+    return [name for name in STAGES if name in wanted and name >= first]
 
 
 def stage_named(number):

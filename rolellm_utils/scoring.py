@@ -4,25 +4,53 @@ CUS: in-character references of general rows, speaking style. RAW: the plain tar
 accuracy. SPE: role-specific answers, knowledge and memory. avg: the mean of the three.
 """
 
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 
+from rolellm_utils import paper
 from rolellm_utils.files import read_jsonl
 from rolellm_utils.records import InputError
-from rolellm_utils.rocit import student_name
+from rolellm_utils.rolebench import PARTS, SPLITS, load
 from rolellm_utils.rouge import answer_lengths, rouge_l
 from rolellm_utils.stage import manifest
 from rolellm_utils.stats import interval, verdict
+from rolellm_utils.student import student_name
 
 METRICS = ("CUS", "RAW", "SPE")
+PART = {"CUS": "general", "RAW": "general", "SPE": "role_specific"}
 PROTOCOLS = ("rouge_score", "paper")
 BASELINE = "RoleGPT"
+
+
+def sampled(bench, row_limit, generator):
+    """The RoleBench with fewer test rows, drawn by question: about a tenth of row_limit in each part; 0 keeps all.
+
+    A question comes with all its roles, so that the wrong-role control still finds them.
+    """
+    if not row_limit:
+        return bench
+    fewer = {}
+    for part in PARTS:
+        samples = getattr(bench, part).get("test", [])
+        questions = list(dict.fromkeys(sample.question for sample in samples))
+        most, chosen, count = max(1, row_limit // 10), set(), Counter(sample.question for sample in samples)
+        for i in generator.permutation(len(questions)):
+            if sum(count[question] for question in chosen) >= most:
+                break
+            chosen.add(questions[i])
+        fewer[part] = getattr(bench, part) | {"test": [sample for sample in samples if sample.question in chosen]}
+    return replace(bench, **fewer)
 
 
 def test_rows(bench, systems):
     """What students are asked: a row a test Sample, {"part", "role", "question", "system"}, general rows first."""
     return [
         {"part": part, "role": sample.role, "question": sample.question, "system": systems[sample.role]}
-        for part in ("general", "role_specific")
+        for part in PARTS
         for sample in getattr(bench, part).get("test", [])
     ]
 
@@ -39,15 +67,13 @@ def baseline_answers(bench):
         (sample.role, sample.question): sample.generated[0]
         for part in (bench.general, bench.role_specific)
         for sample in part.get("rolegpt_baseline", [])
-        if sample.generated
     }
 
 
 def material(bench, metric):
     """What a metric compares with: [(Sample, references)] over the test rows that have references for it."""
-    part = bench.role_specific if metric == "SPE" else bench.general
     pairs = []
-    for sample in part.get("test", []):
+    for sample in getattr(bench, PART[metric]).get("test", []):
         target = bench.targets.get(sample.question)
         references = ([target] if target else []) if metric == "RAW" else sample.generated
         if references:
@@ -118,27 +144,99 @@ def table(models, bench, generator, draws=2000):
     return cells
 
 
-def differences(tuned, untuned, bench, generator, draws=2000):
-    """Tuned minus untuned for every metric and protocol, paired by row: dicts with difference, low, high, sentence."""
+def differences(tuned, others, bench, generator, draws=2000):
+    """Tuned minus each of the others, for every metric and protocol, paired by row.
+
+    others: {name: answers}; dicts with metric, protocol, against (the name), difference, low, high, sentence.
+    """
     found = []
-    for protocol in PROTOCOLS:
-        for metric in METRICS:
-            pairs = material(bench, metric)
-            ours, _, questions = values(tuned, pairs, protocol, bench.language)
-            theirs, _, others = values(untuned, pairs, protocol, bench.language)
-            if questions != others:
-                raise InputError(
-                    f"tuned and untuned student answer different rows for {metric}; delete eval/predictions and run "
-                    "06_eval again"
-                )
-            if not len(ours):
-                continue
-            difference, low, high = interval(ours - theirs, questions, generator, draws)
-            sentence = verdict(f"{metric} ({protocol})", difference, low, high)
-            found.append({
-                "metric": metric, "protocol": protocol, "difference": difference, "low": low, "high": high,
-                "sentence": sentence,
-            })  # fmt: skip
+    for against, answers in others.items():
+        for protocol in PROTOCOLS:
+            for metric in METRICS:
+                pairs = material(bench, metric)
+                ours, _, questions = values(tuned, pairs, protocol, bench.language)
+                theirs, _, asked = values(answers, pairs, protocol, bench.language)
+                if questions != asked:
+                    raise InputError(
+                        f"tuned student and {against} answer different rows for {metric}; delete eval/predictions and "
+                        "run 06_eval again"
+                    )
+                if not len(ours):
+                    continue
+                difference, low, high = interval(ours - theirs, questions, generator, draws)
+                found.append({
+                    "metric": metric, "protocol": protocol, "against": against, "difference": difference, "low": low,
+                    "high": high, "sentence": verdict(f"{metric} ({protocol})", difference, low, high, against),
+                })  # fmt: skip
+    return found
+
+
+def shortened(answers, bench, name):
+    """Controls for an untuned student that does not know when to stop: {name, how it was cut: answers}.
+
+    Its answers cut at their first line break, at the mean reference length of their part, and at both. A tuned student
+    that beats only the uncut answers has learnt to stop, no more.
+    """
+    mean = {}
+    for part in PARTS:
+        rows = getattr(bench, part).get("test", [])
+        references = [text for sample in rows for text in sample.generated]
+        length = round(float(answer_lengths(references, bench.language).mean())) if references else 0
+        mean |= {(sample.role, sample.question): length for sample in rows}
+    lines = {key: next(iter(text.strip().splitlines()), "") for key, text in answers.items()}
+    cut = {key: first(text, mean[key], bench.language) for key, text in answers.items() if key in mean}
+    both = {key: first(lines[key], mean[key], bench.language) for key in cut}
+    return {f"{name}, first line": lines, f"{name}, mean length": cut, f"{name}, first line, mean length": both}
+
+
+def first(text, length, language):
+    """The beginning of a text: `length` words (en) or characters that are no white space (zh)."""
+    pieces = re.finditer(r"\S+" if language == "en" else r"\S", text)
+    last = next(islice(pieces, max(length - 1, 0), None), None)
+    return text[: last.end()] if last else text
+
+
+def by_role(models, bench, protocol):
+    """Means by role: a table with a row a role, a column a model and metric, and `rows`, the general and SPE rows."""
+    import pandas as pd
+
+    columns = {}
+    for metric in METRICS:
+        pairs = material(bench, metric)
+        for model, answers in models.items():
+            covered = [
+                (sample, references) for sample, references in pairs if (sample.role, sample.question) in answers
+            ]
+            scores, _, _ = values(answers, covered, protocol, bench.language)
+            roles = pd.Series(scores, index=[sample.role for sample, _ in covered], dtype=float)
+            if len(roles):
+                columns[metric, model] = roles.groupby(level=0, sort=False).mean()
+    return pd.DataFrame(columns)
+
+
+def rescored(directory=None, language="en", split=SPLITS[0]):
+    """The released RoleGPT baseline re-scored as the paper did, protocol `paper`, rows as published, nothing cleaned.
+
+    A dict a metric: rows (test rows that the baseline answers and that have references), of (test rows), best_f, max
+    and mean (over the references of a row), length (mean, of the answers), published, difference (best_f minus it),
+    why (what is left, in words). Values are None where this copy has no rows for it. directory: as `rolebench.load`.
+    """
+    bench = load(directory, language, split, strip=False)
+    answers, found = baseline_answers(bench), []
+    for metric in METRICS:
+        pairs = [(s, references) for s, references in material(bench, metric) if (s.role, s.question) in answers]
+        texts, references = [answers[s.role, s.question] for s, _ in pairs], [several for _, several in pairs]
+        row = {"metric": metric, "rows": len(pairs), "of": len(getattr(bench, PART[metric]).get("test", []))}
+        for pick in ("best_f", "max", "mean"):
+            row[pick] = float(rouge_l(texts, references, "paper", language, pick).mean()) if pairs else None
+        published = paper.PUBLISHED.get((language, split), {}).get(BASELINE, {}).get(metric)
+        known = pairs and published is not None
+        found.append(row | {
+            "length": float(answer_lengths(texts, language).mean()) if pairs else None,
+            "published": published,
+            "difference": row["best_f"] - published if known else None,
+            "why": paper.EXPLAINED[language][split][metric] if published is not None else "",
+        })  # fmt: skip
     return found
 
 
@@ -153,8 +251,14 @@ def gaps(bench):
 
 
 def draw_samples(models, bench, count, generator):
-    """`count` test rows drawn by the generator, with every model's answer: nothing is picked by hand."""
-    rows = [sample for part in (bench.general, bench.role_specific) for sample in part.get("test", [])]
+    """`count` of the test rows with an answer, drawn by the generator, with every model's: nothing picked by hand."""
+    answered = set().union(*models.values())
+    rows = [
+        sample
+        for part in PARTS
+        for sample in getattr(bench, part).get("test", [])
+        if (sample.role, sample.question) in answered
+    ]
     chosen = sorted(generator.choice(len(rows), size=min(count, len(rows)), replace=False)) if rows else []
     return [
         {
@@ -193,9 +297,20 @@ def _text(found):
     return f"{found['mean']:.3f}" + (f" [{found['low']:.3f}, {found['high']:.3f}]" if known else "")
 
 
-def run_label(run_dir, student):
-    """What a run can and cannot show, in plain words: from who taught whom."""
-    asked = manifest(run_dir, "03_rolegpt")["parameters"]
+def run_label(stage):
+    """What a run can and cannot show, in plain words: from its data, its student and who taught it."""
+    student, given = stage.parameters["student"], stage.parameters["rolebench_dir"]
+    if given and student == "none":
+        return "A given RoleBench, its released RoleGPT baseline scored as it is: no student was trained or asked."
+    if given:
+        limit = stage.parameters["row_limit"]
+        rows = f"{limit:,} of its train rows, drawn by seed" if limit else "all of its train rows"
+        return (
+            f"A given RoleBench; student {student_name(student)}, trained on {rows}. Levels may stand beside the "
+            "published ones only for the same data, split and test rows; the paper's students are of 6 to 7 billion "
+            "parameters, and their training and decoding settings are not known."
+        )
+    asked = manifest(stage.dir, "03_rolegpt")["parameters"]
     if asked["teacher_url"] == "embedded" and student == "embedded":
         return (
             "Self-distillation of a 135M-parameter model: teacher and student are the same weights, references are "

@@ -39,7 +39,7 @@ KINDS = {
 # Numbers of which a wrong one would leave a stage without rows or fail late.
 FROM_ZERO = {
     "steps", "temperature", "prediction_temperature", "script_agnostic", "triplets_per_role", "examples", "samples",
-    "seed", "general_instructions",
+    "seed", "general_instructions", "held_out", "row_limit", "answers_per_row",
 }  # fmt: skip
 FROM_ONE = {
     "in_flight", "references", "script_based", "triplets_per_call", "profile_lines", "rank", "alpha", "epochs",
@@ -78,9 +78,23 @@ def start(name, namespace):
     check_language(parameters["language"])
     check_run_name(parameters["run"])
     stage = Stage(name, outputs_dir() / parameters["run"], parameters)
-    for needed in NEEDS[name]:
-        _bring(stage.dir, needed, name)
+    if parameters.get("rolebench_dir") and manifest(stage.dir, "01_profiles"):
+        raise InputError(
+            f"run {parameters['run']!r} holds roles of your own scripts; give another run name to use rolebench_dir"
+        )
+    for needed in needs(name, parameters):
+        _bring(stage.dir, needed, name, parameters)
     return stage
+
+
+def needs(name, parameters):
+    """The stages whose files a stage reads: none before 04 with a `rolebench_dir`, no training for student "none"."""
+    needed = NEEDS[name]
+    if parameters.get("rolebench_dir"):
+        needed = tuple(earlier for earlier in needed if earlier >= "04_rolebench")
+    if parameters.get("student") == "none":
+        needed = tuple(earlier for earlier in needed if earlier != "05_rocit")
+    return needed
 
 
 def check_type(key, value, kind):
@@ -108,15 +122,16 @@ def check_run_name(run):
         raise InputError(f"run is {run!r}; give it a plain folder name other than 'reference'")
 
 
-def check_made(run_dir, needed, name):
+def check_made(run_dir, needed, name, parameters):
     """None when a run has an earlier stage's files or, being the default run, can take them from the reference."""
-    if not manifest(run_dir, needed) and not (run_dir.name == "default" and manifest(REFERENCE, needed)):
+    in_reference = run_dir.name == "default" and not parameters.get("rolebench_dir") and manifest(REFERENCE, needed)
+    if not manifest(run_dir, needed) and not in_reference:
         raise InputError(
             f"{name} needs the files of {needed}, which run {run_dir.name!r} does not have; run {needed} first"
         )
 
 
-def _bring(run_dir, needed, name):
+def _bring(run_dir, needed, name, parameters):
     """See that the files of an earlier stage are there; a default run takes lacking ones from the reference run."""
     if record := manifest(run_dir, needed):
         # Those that are not here went into the reference run, from which a default run copies only what it needs.
@@ -127,7 +142,7 @@ def _bring(run_dir, needed, name):
                 f"{name} needs the files of {needed}, which were made before {changed[0]} changed; run {needed} again"
             )
         return
-    check_made(run_dir, needed, name)
+    check_made(run_dir, needed, name, parameters)
     for earlier in NEEDS[needed]:
         ours, theirs = manifest(run_dir, earlier), manifest(REFERENCE, earlier)
         if ours and theirs and ours["outputs"] != theirs["outputs"] and earlier != "05_rocit":
@@ -172,7 +187,11 @@ def finish(stage, outputs, teacher=None):
 
 def input_files(stage):
     """The files a stage depends on: those named by its parameters and the outputs of the stages it needs."""
-    made = [stage.dir / path for needed in NEEDS[stage.name] for path in manifest(stage.dir, needed)["outputs"]]
+    made = [
+        stage.dir / path
+        for needed in needs(stage.name, stage.parameters)
+        for path in manifest(stage.dir, needed)["outputs"]
+    ]
     return [*stage.files_read, *made]
 
 
@@ -193,7 +212,7 @@ def is_current(run_dir, name, parameters):
     if not record or record["parameters"] != parameters or record["code"] != code_hash(name):
         return False
     needed = {}
-    for earlier in NEEDS[name]:
+    for earlier in needs(name, parameters):
         before = manifest(run_dir, earlier)
         if not before:
             return False

@@ -29,8 +29,9 @@ def interval(values, clusters, generator, draws=2000):
     return mean, float(low), float(high)
 
 
-def verdict(name, difference, low, high):
-    """One plain sentence: is the difference more than noise?"""
+def verdict(name, difference, low, high, against="untuned student"):
+    """One plain sentence: is the tuned student's difference to the one it is set against more than noise?"""
+    name = f"{name} against {against}"
     if not np.isfinite(low):
         return f"{name}: {difference:+.3f}, too few questions for an interval, so nothing can be said."
     span = f"{difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"

@@ -14,7 +14,7 @@ def test_rows_come_back_as_written(tmp_path):
     [
         ('{"a": 1}\n{"a": \n', "line 2: not valid JSON"),
         ('{"a": 1}\n\n{"b": 2}\n', "line 3: no 'a' in it"),
-        ('{"a": 1}\n[1]\n', "line 2: no 'a' in it"),
+        ('{"a": 1}\n[1]\n', "line 2: holds '\\[1\\]', no JSON object"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, text, message):

@@ -1,16 +1,19 @@
 """Figures and report: valid, repeatable bytes, every number there, nothing outside its box, nothing unescaped."""
 
 import base64
+import io
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 
+import PIL.Image
+import PIL.ImageColor
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib import rc_context
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from rolellm_utils import paper, plots, report
@@ -23,13 +26,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
 EN = paper.PUBLISHED["en", "instruction-generalization"]
 ZH = paper.PUBLISHED["zh", "instruction-generalization"]
 NAMES = ["Oswin", "孙悟空", "Professor G.H. Dorr of the Old Lighthouse Company", "$x$ & <b>", "Wolfram-Maximilian"]
-QUOTES = [
-    "Mind the lamp",
+TEXTS = [
+    *NAMES,
     "俺老孙来也！" * 12,
-    "",
-    "a very long saying that goes on and on " * 6,
+    "on and on " * 20,
     "W" * 90,
     "$5_{x}$",
+    "word " * 40,
+    "他说：“好。”" * 9,
+    "a -5 x- b-，c",
 ]
 
 
@@ -49,14 +54,6 @@ def cells(models=("RoleGPT", "untuned", "tuned"), missing=(), avg=True):
                     "wrong_role": (number - 41) / 1000 if known and metric == "CUS" else None,
                 })  # fmt: skip
     return found
-
-
-def tiles(count):
-    return [
-        {"role": f"{NAMES[i % 5]}{i or ''}", "pairs": 31 * i, "train": 1000 + 99 * i, "test": 13 * i,
-         "mean_length": 7.7 + i, "unit": ("words", "characters")[i % 2], "catchphrase": QUOTES[i % 6]}
-        for i in range(count)
-    ]  # fmt: skip
 
 
 def rejects(*roles):
@@ -85,7 +82,6 @@ FIGURES = {
     "lengths": (plots.lengths, {"Oswin": [3, 3, 3, 90], "孙悟空": [], NAMES[2]: list(range(400))}, "words"),
     "lengths, one": (plots.lengths, {"李白": [12]}, "characters"),
     "lengths, no answers": (plots.lengths, {"李白": []}, "characters"),
-    **{f"panorama, {count}": (plots.panorama, tiles(count)) for count in (1, 3, 8, 17, 100)},
     "loss": (plots.loss_curve, log(120)),
     "loss, 5 steps": (plots.loss_curve, log(5)),
     "loss, 1 step": (plots.loss_curve, log(1)),
@@ -98,9 +94,8 @@ FIGURES = {
 }
 
 
-def drawn(name):
-    """The matplotlib Figure of a case, laid out, before it becomes PNG bytes."""
-    function, *args = FIGURES[name]
+def drawn(function, *args):
+    """(matplotlib Figure, alt text) of a plot function, laid out, before it becomes PNG bytes."""
     with rc_context(plots.style()):
         figure, alt = function.__wrapped__(*args)
         figure.set_dpi(plots.DPI)
@@ -119,16 +114,31 @@ def unseen(axis):
     return [tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", FIGURES)
-def test_png_is_valid_and_repeatable(name):
-    function, *args = FIGURES[name]
+def check_png(function, *args):
+    """The bytes of a figure: valid, repeatable, without metadata, of the one width."""
     first, second = function(*args), function(*args)
     assert first.data.startswith(b"\x89PNG\r\n\x1a\n") and first.data.endswith(b"IEND\xaeB`\x82")
     assert first.data == second.data
     assert not re.search(rb"tEXt|tIME|iTXt", first.data[:400])
     assert int.from_bytes(first.data[16:20], "big") == plots.WIDTH * plots.DPI
     assert first.alt
+    return first.data
+
+
+def check_text_inside(figure):
+    """No letter of a figure is beyond its edges."""
+    hidden = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in unseen(axis)}
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and id(text) not in hidden:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, text
+            assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", FIGURES)
+def test_png_is_valid_and_repeatable(name):
+    check_png(*FIGURES[name])
 
 
 def test_cell_value_displays_once_as_png():
@@ -154,49 +164,46 @@ def test_no_word_on_stderr_even_with_a_fresh_font_cache(tmp_path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_all_text_is_inside_the_figure(name):
-    figure, _ = drawn(name)
-    hidden = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in unseen(axis)}
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and id(text) not in hidden:
-            box = text.get_window_extent()
-            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, text
-            assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, text
+    check_text_inside(drawn(*FIGURES[name])[0])
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 17, 100])
-def test_panorama_text_stays_in_its_tile_and_clear_of_the_rest(count):
-    figure, _ = drawn(f"panorama, {count}")
-    axes = figure.axes[0]
-    frames = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, Rectangle)][::2]
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert len(frames) == count
-    for box in boxes:
-        corners = [(box.x0, box.y0), (box.x1, box.y1)]
-        assert any(all(frame.contains(*corner) for corner in corners) for frame in frames)
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+def test_areas_keep_their_colours():
+    with PIL.Image.open(io.BytesIO(plots.score_bars(*FIGURES["scores"][1:]).data)) as image:
+        colors = {color for count, color in image.convert("RGB").getcolors() if count > 200}
+    assert {PIL.ImageColor.getrgb(color) for color in (plots.BLUE, plots.ORANGE, plots.GREEN, "white")} <= colors
+
+
+def test_a_missing_chinese_font_is_said_without_covering_anything(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "chinese_fonts", lambda: [])
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(plots, "_small", lambda png: b"")
+    plots.funnel({"孙悟空": 3}, [])
+    plots.funnel({"Oswin": 3}, [])
+    chinese, english = figures
+    assert plots.NO_FONT in texts(chinese) and plots.NO_FONT not in texts(english)
+    assert chinese.get_figheight() > english.get_figheight()
 
 
 def test_figures_show_the_numbers_they_are_given():
-    shown = texts(drawn("panorama, 8")[0])
-    for tile in tiles(8):
-        assert f"{tile['train']:,} train, {tile['test']:,} test rows" in shown
-        assert f"answers of {tile['mean_length']:.0f} {tile['unit']}" in shown
-    shown = texts(drawn("funnel")[0])
+    shown = texts(drawn(*FIGURES["funnel"])[0])
     assert "8 of 35 kept" in shown and "0 of 27 kept" in shown and "rejected: duplicate (21)" in shown
     assert "Neha" in shown
-    shown = texts(drawn("lengths")[0])
+    shown = texts(drawn(*FIGURES["lengths"])[0])
     assert "median 3, n = 4" in shown and "no answers" in shown and "median 199.5, n = 400" in shown
     first, last = (row["loss"] for row in (log(5)[0], log(5)[-1]))
-    assert f"{first:.3f}" in texts(drawn("loss, 5 steps")[0]) and f"{last:.3f}" in texts(drawn("loss, 5 steps")[0])
+    assert f"{first:.3f}" in texts(drawn(*FIGURES["loss, 5 steps"])[0]) and f"{last:.3f}" in texts(
+        drawn(*FIGURES["loss, 5 steps"])[0]
+    )
 
 
 def test_turns_keep_the_chosen_beyond_the_twelve():
-    shown = texts(drawn("turns, 40 speakers")[0])
+    shown = texts(drawn(*FIGURES["turns, 40 speakers"])[0])
     assert "Sailor 3 |" in shown and "Sailor 27" not in shown and "27 more speakers" in shown
 
 
 def test_score_bars_show_one_protocol_and_the_paper_only_beside_its_own():
-    shown = texts(drawn("scores")[0])
+    shown = texts(drawn(*FIGURES["scores"])[0])
     for cell in cells():
         if cell["metric"] in METRICS:
             assert (f"{cell['mean']:.3f}" in shown) == (cell["protocol"] == "paper")
@@ -204,11 +211,11 @@ def test_score_bars_show_one_protocol_and_the_paper_only_beside_its_own():
     assert plots.CONTROL in shown
     args = cells(), EN, "rouge_score"
     assert plots.score_bars(*args).data == plots.score_bars(cells(), None, "rouge_score").data
-    assert "n/a" in texts(drawn("scores, zh")[0]) and "n/a" not in shown
-    assert plots.CONTROL not in texts(drawn("scores, none")[0])
+    assert "n/a" in texts(drawn(*FIGURES["scores, zh"])[0]) and "n/a" not in shown
+    assert plots.CONTROL not in texts(drawn(*FIGURES["scores, none"])[0])
 
 
-@pytest.mark.parametrize("text", [*NAMES, *QUOTES, "word " * 40, "他说：“好。”" * 9])
+@pytest.mark.parametrize("text", TEXTS)
 def test_wrap_keeps_to_the_width_and_loses_nothing(text):
     with rc_context(plots.style()):
         lines = plots.wrap(text, 8, 99).split("\n")
@@ -217,6 +224,12 @@ def test_wrap_keeps_to_the_width_and_loses_nothing(text):
         assert not any(line[0] in plots.CLOSING for line in lines if line)
         short = plots.wrap(text, 8, 2)
         assert short.count("\n") <= 1 and ("…" in short) == (len(lines) > 2)
+
+
+def test_wrap_breaks_after_a_hyphen_and_not_at_a_minus():
+    with rc_context(plots.style()):
+        assert plots.wrap("Dr. Frank-N-Furter", 7, 3) == "Dr. Frank-N-\nFurter"
+        assert plots.wrap("x -5", 1.5, 2) == "x\n-5"
 
 
 def test_published_averages_are_the_mean_of_their_cells_but_for_three():

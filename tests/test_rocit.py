@@ -1,5 +1,6 @@
 """Stage 5 and the students' answers, with the real embedded weights: needs the model that `make setup` fetches."""
 
+import copy
 import json
 import random
 
@@ -7,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rolellm_utils import embedded, predict, rocit, rolebench
+from rolellm_utils import embedded, predict, rocit, rolebench, splits, student
 from rolellm_utils.files import write_json
 from rolellm_utils.records import InputError
-from tests.test_rolebench import answers
+from tests.test_splits import answers
 
 CONVERSATION = [
     {"role": "system", "content": "You are 孙悟空. Be brief."},
@@ -21,12 +22,12 @@ CONVERSATION = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return rocit.load_tokenizer("embedded")
+    return student.load_tokenizer("embedded")
 
 
 def small_run(folder, roles=("A", "B")):
-    parts, drops = rolebench.assemble(answers(roles, 6, 2), 0.4, random.Random(0))
-    rolebench.save(parts, drops, folder, "en")
+    made, _, _ = splits.assemble(answers(roles, 6, 2), 0.4, 0, random.Random(0))
+    rolebench.save(made["instruction-generalization"], folder / "rolebench", "en", "instruction-generalization")
     write_json(folder / "rolebench/profiles-eng/desc.json", {role: f"You are {role}, a keeper." for role in roles})
     return rocit.Settings(rolebench_dir=folder / "rolebench", out=folder / "rocit" / "x", batch_size=4, steps=4)
 
@@ -53,7 +54,7 @@ def test_response_loss_is_the_models_own_loss(tokenizer):
     """Oracle: transformers' loss over full logits with the same labels; also that padding changes nothing."""
     rows = [rocit.tokenise([*CONVERSATION[:2], {"role": "assistant", "content": text}], tokenizer)
             for text in ("Aye.", "The sea keeps her own books, lass.")]  # fmt: skip
-    model = rocit.load_model("embedded", "cpu").float()
+    model = student.load_model("embedded", "cpu").float()
     batch = rocit.collate(rows, tokenizer.eos_token_id)
     with torch.inference_mode():
         ours = rocit.response_loss(model, batch).item()
@@ -107,11 +108,39 @@ def test_the_fingerprint_follows_data_prompts_and_settings_not_the_machine(tmp_p
     assert rocit.fingerprint(settings) != first
 
 
+def test_rows_and_references_are_drawn_by_seed_and_a_role_without_description_is_its_name(tmp_path):
+    settings = small_run(tmp_path)
+    write_json(tmp_path / "rolebench/profiles-eng/desc.json", {"A": "You are A, a keeper."})
+    samples, systems = rocit.train_rows(settings)
+    assert len(samples) == 10 and systems["A"].startswith("You are A. You are A, a keeper.")
+    assert systems["B"].startswith("You are B.") and "keeper" not in systems["B"]
+    fewer = settings.model_copy(update={"row_limit": 7, "answers_per_row": 1})
+    drawn, _ = rocit.train_rows(fewer)
+    assert len(drawn) == 7 and all(len(sample.generated) == 1 for sample in drawn)
+    assert rocit.train_rows(fewer)[0] == drawn
+    assert rocit.train_rows(fewer.model_copy(update={"seed": 1}))[0] != drawn
+    whole = {(sample.role, sample.question): sample.generated for sample in samples}
+    assert all(sample.generated[0] in whole[sample.role, sample.question] for sample in drawn)
+    assert len(rocit.train_rows(settings)[0][0].generated) == 2, "drawing leaves the rows as they are"
+
+
+def test_a_base_model_gets_the_papers_blocks_and_learns_to_stop(tokenizer):
+    base = copy.deepcopy(tokenizer)
+    base.chat_template = student.BASE_TEMPLATE
+    example = rocit.tokenise(CONVERSATION, base)
+    text = base.decode(example["input_ids"])
+    assert text == (
+        f"{base.bos_token}### Instruction:\nYou are 孙悟空. Be brief.\n\n### Input:\nWho are you?\n\n### Response:\n"
+        f"俺老孙 am I! 🐒{base.eos_token}"
+    )
+    counted = [label for label in example["labels"] if label != -100]
+    assert base.decode(counted) == f"俺老孙 am I! 🐒{base.eos_token}" and counted[-1] == base.eos_token_id
+
+
 def test_bad_input_is_refused_before_the_first_step(tmp_path):
     settings = small_run(tmp_path)
-    write_json(tmp_path / "rolebench/profiles-eng/desc.json", {"A": "You are A."})
-    with pytest.raises(InputError, match="role 'B' has train rows but no description"):
-        rocit.train(settings)
+    with pytest.raises(InputError, match="holds no RoleBench files"):
+        rocit.train(settings.model_copy(update={"split": "by-instruction"}))
     with pytest.raises(InputError, match="student 'no/such' cannot be loaded"):
         rocit.train(settings.model_copy(update={"student": "no/such"}))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
 from rolellm_utils.rouge import answer_lengths, rouge_l, tokens
 
 EXACT = {"rtol": 0, "atol": 1e-12}
+# The oracles take about a millisecond a pair, so of the general rows of RoleBench a part is compared by default.
+ALL_PAIRS = os.environ.get("ROUGE_ALL_PAIRS") == "1"
 NEAR_EACH_OTHER = Path(__file__).resolve().parents[2] / "shared" / "data" / "rolebench"
 ROLEBENCH = Path(os.environ.get("ROLEBENCH_DIR") or NEAR_EACH_OTHER)
 
@@ -67,6 +71,14 @@ ODD_TEXTS = [
     "我 爱\tPython3\n吗?",
     "俺老孙 来也！Hello World 42.",
     "GPT-4是AI.AI是GPT-4",
+    "Привет мир. Hello 你好 עולם مرحبا",
+    "ſt ﬁn Å ΑΣ Σ. ΑΣ",
+    "été ñ",
+    "zero​width﻿⁠ a­b",
+    "😀😀 😀.😀",
+    "a . b . a . b .",
+    ". a.. b ...a b",
+    "no no. no no no. NO",
 ]
 ALPHABET = st.sampled_from(list("abcAB01 .., \n!é你好我。😀\u3000"))
 TEXT = st.text(ALPHABET, max_size=40) | st.text(max_size=20)
@@ -88,25 +100,66 @@ SCORERS = {"en": RougeScorer(["rougeL"]), "zh": RougeScorer(["rougeL"], tokenize
 
 
 def rouge_package(prediction, reference, language):
-    """(recall, F) of the package `rouge`; (0, 0) where it raises."""
-    if language == "zh":
-        prediction, reference = " ".join(prediction), " ".join(reference)
+    """(recall, F) of the package `rouge`; (0, 0) where it raises, `rouge_iterative` where it recurs too deep."""
+    texts = [" ".join(text) if language == "zh" else text for text in (prediction, reference)]
     try:
-        scores = ROUGE.get_scores(prediction, reference)[0]["rouge-l"]
+        scores = ROUGE.get_scores(*texts)[0]["rouge-l"]
     except ValueError:
         return 0.0, 0.0
+    except RecursionError:
+        return rouge_iterative(*texts)
     return scores["r"], scores["f"]
 
 
+def rouge_iterative(prediction, reference):
+    """(recall, F) of the package `rouge`, word by word of its source, but without recursion."""
+    answers, wanted = ({tuple(part.split() or [""]) for part in t.split(".") if part} for t in (prediction, reference))
+    if not answers or not wanted:
+        return 0.0, 0.0
+    union = set().union(*(walk_of_package(r, a) for r in wanted for a in answers))
+    r, p = (len(union) / len(set().union(*sentences)) for sentences in (wanted, answers))
+    return r, 2.0 * (p * r / (p + r + 1e-8))
+
+
+def lcs_table(reference, answer):
+    code = {word: i for i, word in enumerate(set(reference) | set(answer))}
+    columns = np.array([code[word] for word in answer])
+    table = np.zeros((len(reference) + 1, len(answer) + 1), dtype=np.int16)
+    for i, word in enumerate(reference, 1):
+        grown = np.where(columns == code[word], table[i - 1, :-1] + 1, table[i - 1, 1:])
+        table[i, 1:] = np.maximum.accumulate(grown)
+    return table
+
+
+def walk_of_package(reference, answer):
+    """Words of the subsequence that the package `rouge` takes, from its full table."""
+    table = lcs_table(reference, answer)
+    i, j, taken = len(reference), len(answer), set()
+    while i and j:
+        if reference[i - 1] == answer[j - 1]:
+            i, j = i - 1, j - 1
+            taken.add(reference[i])
+        elif table[i - 1, j] > table[i, j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return taken
+
+
 def check_paper(pairs, language):
-    got = rouge_l([p for p, _ in pairs], [[r] for _, r in pairs], "paper", language)
-    np.testing.assert_allclose(got, [rouge_package(p, r, language)[0] for p, r in pairs], **EXACT)
+    want = [rouge_package(p, r, language)[0] for p, r in pairs]
+    return largest_difference(pairs, "paper", language, want)
 
 
 def check_rouge_score(pairs, language):
-    got = rouge_l([p for p, _ in pairs], [[r] for _, r in pairs], "rouge_score", language)
     want = [SCORERS[language].score(r, p)["rougeL"].fmeasure for p, r in pairs]
+    return largest_difference(pairs, "rouge_score", language, want)
+
+
+def largest_difference(pairs, protocol, language, want):
+    got = rouge_l([p for p, _ in pairs], [[r] for _, r in pairs], protocol, language)
     np.testing.assert_allclose(got, want, **EXACT)
+    return f"{len(pairs):,} pairs, largest difference {np.abs(got - want).max():.1e}"
 
 
 def random_text(rng, words, longest):
@@ -155,16 +208,23 @@ def random_pairs(seed, n, longest=25):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("check", [check_paper, check_rouge_score])
-def test_equals_package_on_every_pair_of_odd_texts(check, language):
-    check([(p, r) for p in ODD_TEXTS for r in ODD_TEXTS], language)
+@pytest.mark.parametrize("check_protocol", [check_paper, check_rouge_score])
+def test_equals_package_on_20000_synthetic_pairs(check_protocol, language):
+    pairs = [(p, r) for p in ODD_TEXTS for r in ODD_TEXTS]
+    pairs += random_pairs(seed=7, n=17_200, longest=10)
+    pairs += random_pairs(seed=8, n=40, longest=120)
+    assert len(pairs) >= 20_000
+    print(check_protocol(pairs, language))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("check", [check_paper, check_rouge_score])
-def test_equals_package_on_random_pairs(check, language):
-    check(list(random_pairs(seed=7, n=2000)), language)
-    check(list(random_pairs(seed=8, n=40, longest=120)), language)
+def test_equals_package_on_5000_tokens_against_odd_texts(language):
+    rng = random.Random(4)
+    glue = " " if language == "en" else ""
+    long = glue.join(rng.choice(["a", "b", "the", "cat", "Kelvin", "你", "好", "!", "😀", "no"]) for _ in range(5000))
+    pairs = [(long, text) for text in ODD_TEXTS[::8]] + [(text, long) for text in ODD_TEXTS[3::8]]
+    check_paper(pairs, language)
+    check_rouge_score(pairs, language)
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -177,7 +237,7 @@ def test_equals_packages_on_generated_pairs(pairs, language):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_picks_among_references(language):
     rng = random.Random(3)
-    texts = [text for pair in random_pairs(seed=9, n=300) for text in pair]
+    texts = [text for pair in random_pairs(seed=9, n=200) for text in pair]
     rows = [(p, rng.sample(texts, rng.randrange(1, 6))) for p in texts]
     predictions, references = zip(*rows, strict=True)
     for pick in ("best_f", "max", "mean"):
@@ -221,48 +281,60 @@ def test_chinese_is_scored_by_character():
     assert rouge_l(["你好"], [["你 好 吗"]], "paper", "zh")[0] == pytest.approx(2 / 3)
 
 
-def walk_of_package(reference, answer):
-    """Words of the subsequence that the package `rouge` takes, from its full table but without recursion."""
-    code = {word: i for i, word in enumerate(set(reference) | set(answer))}
-    columns = np.array([code[word] for word in answer])
-    table = np.zeros((len(reference) + 1, len(answer) + 1), dtype=np.int16)
-    for i, word in enumerate(reference, 1):
-        grown = np.where(columns == code[word], table[i - 1, :-1] + 1, table[i - 1, 1:])
-        table[i, 1:] = np.maximum.accumulate(grown)
-    i, j, taken = len(reference), len(answer), set()
-    while i and j:
-        if reference[i - 1] == answer[j - 1]:
-            i, j = i - 1, j - 1
-            taken.add(reference[i])
-        elif table[i - 1, j] > table[i, j - 1]:
-            i -= 1
-        else:
-            j -= 1
-    return taken
+def test_goes_on_where_the_package_runs_out_of_recursion():
+    answer, reference = "a " + "b " * 1200, "c a"
+    with pytest.raises(RecursionError):
+        ROUGE.get_scores(answer, reference)
+    assert rouge_l([answer], [[reference]], "paper")[0] == rouge_iterative(answer, reference)[0] == 0.5
+
+
+def test_iterative_reference_equals_the_package():
+    pairs = [(p, r) for p in ODD_TEXTS for r in ODD_TEXTS[::3]]
+    for p, r in [*pairs, *random_pairs(seed=10, n=500)]:
+        assert rouge_iterative(p, r) == pytest.approx(rouge_package(p, r, "en"), abs=1e-12)
 
 
 def long_words(rng, n=5000):
     return [f"w{min(int(rng.paretovariate(0.7)), 3000)}" for _ in range(n)]
 
 
-def test_long_texts_need_no_recursion():
+def long_texts():
+    """name -> (answer, reference), each a list of sentences, each a list of words w0 to w3000."""
     rng = random.Random(5)
-    reference, answer = long_words(rng), long_words(rng)
-    want = len(walk_of_package(reference, answer)) / len(set(reference))
-    assert 0.05 < want < 0.95
-    assert rouge_l([" ".join(answer)], [[" ".join(reference)]], "paper")[0] == pytest.approx(want, abs=1e-12)
-    characters = ["".join(chr(0x4E00 + int(word[1:])) for word in words) for words in (answer, reference)]
-    assert rouge_l(characters[:1], [characters[1:]], "paper", "zh")[0] == pytest.approx(want, abs=1e-12)
+    few = [f"w{i}" for i in range(4)]
+    rising = [f"w{i}" for i in range(3000)]
+    dotted = [[rng.choices(few, k=rng.randrange(1, 4)) for _ in range(2500)] for _ in range(2)]
+    return {
+        "one sentence": [[long_words(rng)] for _ in range(2)],
+        "five sentences": [[long_words(rng, n) for n in (1700, 300, 1, 900, 40)] for _ in range(2)],
+        "one word": [[["w7"] * 5000], [["w7"] * 3000]],
+        "every word twice, order reversed": [[rising * 2], [rising[::-1]]],
+        "dots everywhere": dotted,
+        "a dot after every word": [[[word] for word in long_words(rng, 2000)], [[word] for word in rising[::-20]]],
+    }
 
 
-def test_long_text_of_many_sentences():
-    rng = random.Random(6)
-    parts = [[long_words(rng, n) for n in (1700, 300, 1, 900, 40)] for _ in range(2)]
-    reference, answer = parts
-    union = set().union(*(walk_of_package(r, a) for r in reference for a in answer))
-    want = len(union) / len(set().union(*reference))
-    texts = [".".join(map(" ".join, part)) for part in (answer, reference)]
-    assert rouge_l(texts[:1], [texts[1:]], "paper")[0] == pytest.approx(want, abs=1e-12)
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("answer, reference", long_texts().values(), ids=long_texts())
+def test_thousands_of_words(answer, reference, language):
+    if language == "zh":
+        answer, reference = (
+            [[chr(0x4E00 + int(w[1:])) for w in part] for part in text] for text in (answer, reference)
+        )
+    glue = " " if language == "en" else ""
+    texts = [".".join(map(glue.join, text)) for text in (answer, reference)]
+    recall, _ = rouge_iterative(*(".".join(map(" ".join, text)) for text in (answer, reference)))
+    assert rouge_l(texts[:1], [texts[1:]], "paper", language)[0] == pytest.approx(recall, abs=1e-12)
+    words = [sum(text, []) for text in (answer, reference)]
+    common = lcs_table(words[1], words[0])[-1, -1]
+    f1 = 2 * common / (len(words[0]) + len(words[1]))
+    assert rouge_l(texts[:1], [texts[1:]], "rouge_score", language)[0] == pytest.approx(f1, abs=1e-12)
+
+
+def test_tokens_of_every_character_equal_the_package():
+    for start in range(0, 0x110000, 0x800):
+        text = "".join(f"X{chr(c)}y{chr(c)} " for c in range(start, start + 0x800))
+        assert tokens(text) == DefaultTokenizer().tokenize(text)
 
 
 def test_answer_lengths():
@@ -276,9 +348,44 @@ def test_no_rows_give_an_empty_array():
     assert rouge_l(iter(["a"]), iter([("a",)])).dtype == np.float64
 
 
+@pytest.mark.parametrize("protocol", ["rouge_score", "paper"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_generators_give_what_lists_give(protocol, language):
+    texts = [text for pair in random_pairs(seed=11, n=100) for text in pair]
+    several = [[text, texts[-i], "a b"] for i, text in enumerate(reversed(texts))]
+    streamed = rouge_l((text for text in texts), ((text for text in row) for row in several), protocol, language)
+    np.testing.assert_array_equal(streamed, rouge_l(texts, several, protocol, language))
+
+
+def peak_of_generated_rows(n, protocol):
+    """Peak memory in bytes, as Python and numpy ask for it, of n rows that exist only one at a time."""
+    answers = (f"Captain {i} has{' ' * 99}said nothing." for i in range(n))
+    several = ([f"Captain {i % 97}{' ' * 99}something.", str(i)] for i in range(n))
+    tracemalloc.start()
+    scores = rouge_l(answers, several, protocol)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(scores) == n
+    return peak
+
+
+@pytest.mark.parametrize("protocol", ["rouge_score", "paper"])
+def test_memory_does_not_grow_with_the_rows(protocol):
+    peak_of_generated_rows(200, protocol)
+    small, large = (peak_of_generated_rows(n, protocol) for n in (2_000, 20_000))
+    print(f"{protocol}: peak {small / 1e3:.0f} kB for 2,000 rows, {large / 1e3:.0f} kB for 20,000")
+    # A row's score takes 8 bytes, half as much again while the number of rows is unknown; its texts take 500.
+    assert large - small < 18_000 * 16
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
+        ((iter(["a", "b"]), [["a"]]), ["references ended at index 1", "predictions went on", "per prediction"]),
+        ((["a"], iter([["a"], ["b"]])), ["predictions ended at index 1", "references went on", "per prediction"]),
+        ((iter(["a", "b"]), iter([["a"], []])), ["references[1]", "predictions[1] = 'b'", "drop the row"]),
+        ((iter(["a", None]), iter([["a"], ["b"]])), ["predictions[1]", "None", "drop the row"]),
+        ((["a"], [iter(["a", 3])]), ["references[0][1]", "3"]),
         ((["a", "b"], [["a"]]), ["2 predictions", "1 lists", "one list of references per prediction"]),
         ((["a", "b"], [["a"], []]), ["references[1]", "predictions[1] = 'b'", "drop the row"]),
         ((["a", None], [["a"], ["b"]]), ["predictions[1]", "None", "drop the row"]),
@@ -297,18 +404,35 @@ def test_errors_name_place_value_and_way_out(arguments, words):
     assert "\n" not in str(caught.value)
 
 
+def rolebench_file(folder, kind, name):
+    file = ROLEBENCH / folder / kind / name
+    if not file.exists():
+        reason = (
+            f"no {Path(folder, kind, name)}: set ROLEBENCH_DIR to a copy of RoleBench to score the published answers"
+        )
+        print(reason)
+        pytest.skip(reason)
+    return [json.loads(line) for line in file.open(encoding="utf-8")]
+
+
 def rolebench_rows(folder):
     """(baseline answers, lists of references) of a role-specific test file, its covered rows only."""
-    files = [ROLEBENCH / folder / "role_specific" / name for name in ("test.jsonl", "rolegpt_baseline.jsonl")]
-    for file in files:
-        if not file.exists():
-            reason = f"no {file}: set ROLEBENCH_DIR to a copy of RoleBench to re-score the published baseline"
-            print(reason)
-            pytest.skip(reason)
-    test, baseline = ([json.loads(line) for line in file.open(encoding="utf-8")] for file in files)
+    test, baseline = (
+        rolebench_file(folder, "role_specific", name) for name in ("test.jsonl", "rolegpt_baseline.jsonl")
+    )
     answers = {(row["role"], row["question"].strip()): row["generated"][0] for row in baseline}
     rows = [(answers.get((row["role"], row["question"].strip())), row["generated"]) for row in test]
     return zip(*[(answer, several) for answer, several in rows if answer is not None], strict=True)
+
+
+@pytest.mark.parametrize("folder, language", [("rolebench-zh", "zh"), ("rolebench-eng/role-generalization", "en")])
+@pytest.mark.parametrize("check_protocol, every", [(check_paper, 20), (check_rouge_score, 5)])
+def test_equals_packages_on_rolebench(check_protocol, every, folder, language):
+    """All role-specific pairs and every twentieth or fifth general one; with ROUGE_ALL_PAIRS=1 all of them."""
+    rows = rolebench_file(folder, "general", "test.jsonl")
+    general = [(row["generated"][0], reference) for row in rows for reference in row["generated"][1:]]
+    specific = [(answer, r) for answer, several in zip(*rolebench_rows(folder), strict=True) for r in several]
+    print(check_protocol(specific + general[:: 1 if ALL_PAIRS else every], language))
 
 
 @pytest.mark.parametrize(

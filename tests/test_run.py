@@ -132,8 +132,50 @@ def test_each_notebook_alone_finds_all_it_reads(outputs, name):
     stage.start(name, namespace())
     begun = stage.start(name, namespace())
     if name == "06_eval":
-        assert "Self-distillation" in scoring.run_label(begun.dir, "embedded")
+        begun.parameters |= {"student": "embedded", "rolebench_dir": ""}
+        assert "Self-distillation" in scoring.run_label(begun)
     assert all(stage.manifest(begun.dir, needed) for needed in stage.NEEDS[name])
+
+
+def given(**values):
+    return namespace(rolebench_dir="x", student="none") | {
+        "__annotations__": {"run": str, "language": str, "seed": int, "rolebench_dir": str, "student": str}
+    } | values  # fmt: skip
+
+
+def test_a_given_rolebench_needs_no_stage_before_04_and_no_student_needs_no_training(outputs):
+    parameters = {name: {"rolebench_dir": "x", "student": "embedded"} for name in stage.STAGES}
+    assert run.from_stage("01_profiles", parameters) == ["04_rolebench", "05_rocit", "06_eval"]
+    assert run.from_stage("06_eval", parameters) == ["06_eval"]
+    parameters = {name: {"rolebench_dir": "x", "student": "none"} for name in stage.STAGES}
+    assert run.from_stage("01_profiles", parameters) == ["04_rolebench", "06_eval"]
+    assert run.from_stage("01_profiles", {name: {} for name in stage.STAGES}) == list(stage.STAGES)
+    begun = stage.start("04_rolebench", given())
+    assert not begun.dir.exists(), "nothing of the reference run is mixed with a given RoleBench"
+    with pytest.raises(InputError, match="06_eval needs the files of 04_rolebench, which run 'default' does not have"):
+        stage.start("06_eval", given())
+    stage.start("02_context_instruct", namespace(run="default"))
+    with pytest.raises(InputError, match="run 'default' holds roles of your own scripts; give another run name"):
+        stage.start("04_rolebench", given())
+
+
+@pytest.mark.parametrize(
+    ("leaves", "arguments", "message"),
+    [
+        ([], [], "holds no RoleBench files; give the folder"),
+        (["rolebench-eng/role-generalization/general/test.jsonl"], [], "there is the split 'role-generalization'"),
+        (["rolebench-eng/role-generalization/general/test.jsonl"], ["-p", "split", "role-generalization"],
+         "has no train files; set split to 'by-instruction'"),
+        ([], ["-p", "split", "random"], "split is 'random'; set it to one of"),
+    ],
+)  # fmt: skip
+def test_a_given_rolebench_that_will_not_do(outputs, capsys, leaves, arguments, message):
+    for leaf in leaves:
+        path = outputs / "given" / leaf
+        path.parent.mkdir(parents=True)
+        path.write_text('{"role": "A", "question": "q", "generated": ["a"]}\n')
+    (outputs / "given").mkdir(exist_ok=True)
+    assert message in refused(capsys, "-p", "rolebench_dir", str(outputs / "given"), *arguments)
 
 
 def test_a_stage_made_from_files_that_have_changed_is_not_used(outputs):

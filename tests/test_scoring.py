@@ -7,6 +7,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rolellm_utils import scoring
 from rolellm_utils.records import Sample
 from rolellm_utils.rolebench import RoleBench
+from tests.published import rolebench_dir
 
 
 def bench(roles=("A", "B"), questions=4):
@@ -57,9 +58,11 @@ def test_the_wrong_role_control_scores_answers_against_another_role():
 def test_better_answers_are_called_better_and_equal_ones_noise():
     data = bench(questions=12)
     good, bad = perfect(data), {key: "no idea" for key in perfect(data)}
-    sentences = [c["sentence"] for c in scoring.differences(good, bad, data, np.random.default_rng(0), 500)]
+    sentences = [
+        c["sentence"] for c in scoring.differences(good, {"untuned": bad}, data, np.random.default_rng(0), 500)
+    ]
     assert len(sentences) == 6 and all("better by more than noise" in sentence for sentence in sentences)
-    same = [c["sentence"] for c in scoring.differences(good, good, data, np.random.default_rng(0), 500)]
+    same = [c["sentence"] for c in scoring.differences(good, {"same": good}, data, np.random.default_rng(0), 500)]
     assert all("no more than noise" in sentence for sentence in same)
 
 
@@ -86,3 +89,68 @@ def test_samples_are_drawn_by_seed_and_carry_every_model():
     assert drawn == scoring.draw_samples(models, data, 5, np.random.default_rng(4))
     assert drawn != scoring.draw_samples(models, data, 5, np.random.default_rng(5))
     assert len(drawn) == 5 and all(set(sample["answers"]) == {"m", "n"} for sample in drawn)
+
+
+def test_a_sample_of_the_test_rows_keeps_the_roles_of_a_question_together():
+    data = bench(questions=30)
+    fewer = scoring.sampled(data, 100, np.random.default_rng(0))
+    assert len(fewer.general["test"]) == 10 and len({s.question for s in fewer.general["test"]}) == 5
+    assert len(fewer.role_specific["test"]) == 6 and len(data.general["test"]) == 60
+    assert scoring.sampled(data, 100, np.random.default_rng(0)) == fewer
+    assert scoring.sampled(data, 100, np.random.default_rng(1)) != fewer
+    assert scoring.sampled(data, 0, None) is data
+    assert scoring.wrong_role(fewer)
+
+
+def test_the_controls_cut_at_the_first_line_and_at_the_mean_reference_length():
+    data = bench()
+    key, other = ("A", "q0"), ("A", "who A0")
+    answers = {key: "\n one two three\nfour five six seven", other: "it was A 0 and more"}
+    cut = scoring.shortened(answers, data, "untuned")
+    assert list(cut) == ["untuned, first line", "untuned, mean length", "untuned, first line, mean length"]
+    assert cut["untuned, first line"][key] == "one two three"
+    # General references of this bench have 7 and 3 words, role-specific ones 4.
+    assert cut["untuned, mean length"][key].split() == ["one", "two", "three", "four", "five"]
+    assert cut["untuned, mean length"][other] == "it was A 0"
+    assert cut["untuned, first line, mean length"][key] == "one two three"
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "language", "expected"),
+    [("a  b\nc d", 3, "en", "a  b\nc"), ("俺 老孙来也", 3, "zh", "俺 老孙"), ("ab", 9, "en", "ab"), ("", 3, "zh", "")],
+)
+def test_the_beginning_of_a_text(text, length, language, expected):
+    assert scoring.first(text, length, language) == expected
+
+
+def test_by_role_is_the_mean_of_the_roles_rows():
+    data = bench()
+    answers = perfect(data) | {(s.role, s.question): "no" for s in data.general["test"] if s.role == "B"}
+    table = scoring.by_role({"m": answers}, data, "rouge_score")
+    assert table.loc["A", ("CUS", "m")] == 1.0 and table.loc["B", ("CUS", "m")] == 0.0
+    assert table.loc["B", ("SPE", "m")] == 1.0
+
+
+def test_the_released_chinese_baseline_gives_the_published_cells():
+    rows = {row["metric"]: row for row in scoring.rescored(rolebench_dir(), "zh")}
+    spe, cus = rows["SPE"], rows["CUS"]
+    assert (spe["rows"], f"{spe['best_f']:.4f}", f"{spe['max']:.4f}", spe["published"]) == (
+        239,
+        "0.2477",
+        "0.2478",
+        0.2478,
+    )
+    assert (cus["rows"], f"{cus['best_f']:.4f}", f"{cus['max']:.4f}", cus["published"]) == (
+        1451,
+        "0.5478",
+        "0.5707",
+        0.5368,
+    )
+    assert rows["RAW"]["best_f"] is None and "targets" in rows["RAW"]["why"]
+
+
+def test_the_released_english_baseline_gives_the_published_cell():
+    rows = {row["metric"]: row for row in scoring.rescored(rolebench_dir(), "en", "role-generalization")}
+    spe = rows["SPE"]
+    assert (spe["rows"], spe["of"], f"{spe['best_f']:.4f}", f"{spe['max']:.4f}") == (696, 2534, "0.2981", "0.2982")
+    assert spe["published"] == 0.2985 and "696" in spe["why"] and rows["CUS"]["rows"] == 0
