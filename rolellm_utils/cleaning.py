@@ -97,9 +97,13 @@ def broken_rules(text, rules=RULES):
     lower = text.lower()
     broken = [INCOMPLETE] if INCOMPLETE in rules and (not WORD.search(text) or BROKEN_OFF.search(text[-1:])) else []
     for rule, (words, pattern) in BREAKS.items():
-        # A look for the words is twenty times quicker than the pattern, and nearly all answers have none.
-        if rule in rules and any(word in lower for word in words) and pattern.search(text):
-            broken.append(rule)
+        if rule not in rules:
+            continue
+        # A look for the words is much quicker than the pattern, and nearly all answers have none.
+        for word in words:
+            if word in lower:
+                broken += [rule] * bool(pattern.search(text))
+                break
     return broken
 
 

@@ -134,20 +134,20 @@ def _note_oddities(line, path, number, notes):
 
 def _object(line, path, number):
     """The object on a line, None on a blank one."""
-    where = f"{shown(path)}, line {number}"
+
+    def bad(reason):
+        return InputError(f"{shown(path)}, line {number}: {reason}")
+
     if len(line) > LONGEST_LINE:
-        raise InputError(
-            f"{where}: longer than {LONGEST_LINE:,} bytes, which no row is; look whether line ends were lost there"
-        )
+        raise bad(f"longer than {LONGEST_LINE:,} bytes, which no row is; look whether line ends were lost there")
     try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        row = json.loads(text) if text.strip() else {}
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        row = json.loads(text) if text else {}
     except UnicodeDecodeError:
-        raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+        raise bad("not UTF-8 text; save the file as UTF-8") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
         cut = "" if line.endswith(b"\n") else "the file breaks off here: get it again, or "
-        raise InputError(f"{where}: not valid JSON ({reason}); {cut}mend that line") from None
+        raise bad(f"not valid JSON ({getattr(error, 'msg', 'nested too deeply')}); {cut}mend that line") from None
     if not isinstance(row, dict):
-        raise InputError(f"{where}: holds {text.strip()!r:.40}, no JSON object; mend that line")
-    return row if text.strip() else None
+        raise bad(f"holds {text!r:.40}, no JSON object; mend that line")
+    return row if text else None
