@@ -7,15 +7,27 @@ in part, and for runs of our own.
 import re
 from collections import Counter
 
-from rolellm_utils import paper
+from rolellm_utils import paper, rouge
 from rolellm_utils.cleaning import AI, REFUSAL, ROLE, broken_rules
-from rolellm_utils.files import read_json, read_lines, shown
-from rolellm_utils.rolebench import FILES, PARTS, SPLITS, checked, folder_of, locate, normal, role_key
+from rolellm_utils.files import read_lines, shown
+from rolellm_utils.records import InputError
+from rolellm_utils.rolebench import (
+    FILES,
+    PARTS,
+    SPLITS,
+    checked,
+    described,
+    folder_of,
+    locate,
+    normal,
+    present,
+    role_key,
+)
 from rolellm_utils.splits import leaks
-from rolellm_utils.stage import LANGUAGES
+from rolellm_utils.stage import LANGUAGES, check_language
 
 EXAMPLES = 3
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+HAN, LATIN = re.compile(f"[{rouge.HAN}]"), re.compile("[A-Za-z]")
 CLOSED = re.compile(r"[.!?。！？…~～\"'”’」』)）\]】*:：\U0001f300-\U0001faff]")
 
 AI_TALK, REFUSES, ROLE_TALK = "discloses an AI or language model", "reads as a refusal", "talks of its script or role"
@@ -50,7 +62,7 @@ def text_defects(text, role, language):
         "starts with the role's name and a colon": text.startswith(role) and text[len(role) :][:1] in ":：",
         "starts in the middle of a stage direction": CUT_CUE.match(text),
         "does not end like a sentence": not CLOSED.match(text[-1]),
-        "in another script than the language's": bool(HAN.search(text)) != (language == "zh"),
+        "in another script than the language's": HAN.search(text) if language == "en" else only_latin(text),
     }
     rules = [RULES[rule] for rule in broken_rules(text, tuple(RULES))]
     return rules + [defect for defect, there in found.items() if there]
@@ -105,6 +117,11 @@ MEASURED = {
 }  # fmt: skip
 
 
+def only_latin(text):
+    """True for a text with Latin letters and no Han character."""
+    return not HAN.search(text) and LATIN.search(text)
+
+
 def audit(directory=None, language="en", split=SPLITS[0]):
     """The findings of a RoleBench in one language, all the splits in its folder: a list of dicts, file by file.
 
@@ -115,12 +132,14 @@ def audit(directory=None, language="en", split=SPLITS[0]):
     Raises InputError as `rolebench.load` does.
     """
     findings, spellings = [], {}
+    check_language(language)
     root = locate(directory, language, split)
-    for name in SPLITS:
-        folder = folder_of(root, language, name)
+    for each in SPLITS:
         for part in PARTS:
-            paths = {name: folder / part / f"{name}.jsonl" for name in FILES}
+            paths = {name: folder_of(root, language, each) / part / f"{name}.jsonl" for name in FILES}
             findings += _part({name: path for name, path in paths.items() if path.exists()}, root, language, spellings)
+    if not findings:
+        present(root, language, split)  # says that nothing is there, and the way out
     _other_spellings(root, language, spellings)
     findings.append(_spelled(spellings))
     published = {role_key(role) for role in paper.ROLES[language]} <= set(spellings)
@@ -187,6 +206,8 @@ def _file(path, name, language, spellings):
             hit("repeats the role and question of an earlier row", line, f"{': '.join(key)} (as in line {lines[key]})")
         lines.setdefault(key, line)
         samples.append(sample)
+    if not samples:
+        raise InputError(f"{shown(path)}, line 1: the file is empty; get it again, or delete it if it has no rows")
     sizes = Counter(len(sample.generated) for sample in samples)
     references = sum(size * count for size, count in sizes.items())
     found = [
@@ -218,7 +239,7 @@ def _other_spellings(root, language, spellings):
     """Add how desc.json and the names of files spell the roles."""
     code = LANGUAGES[language]
     description = root / f"profiles-{code}" / "desc.json"
-    places = [(role, description) for role in (read_json(description) if description.exists() else ())]
+    places = [(role, description) for role in (described(description) if description.exists() else ())]
     for folder, prefix in ((f"instructions-{code}", "role-specific-"), (f"profiles-{code}", f"profiles-{code}-")):
         paths = sorted((root / folder).glob(f"{prefix}*.jsonl"))
         places += [(path.stem.removeprefix(prefix), path) for path in paths]

@@ -12,14 +12,20 @@ from rolellm_utils.records import Sample
 
 INCOMPLETE, AI, ROLE, REFUSAL = RULES = ("incomplete", "AI identity", "role identity", "refusal")
 DUPLICATE_ROW, DUPLICATE_REFERENCE = "duplicate row, merged", "duplicate reference"
+NOTHING_LEFT = "row without a reference left"
 
 # rule: (words of which a text that breaks it holds one, lower case; the pattern that decides)
 BREAKS = {
     AI: (
+        # Small letters stand for either case; "ai" alone is in too many words to be looked for.
         (
+            "AI",
             " ai",
             "是ai",
             "为ai",
+            "个ai",
+            "名ai",
+            "种ai",
             "artificial",
             "language",
             "chat",
@@ -67,9 +73,6 @@ BREAKS = {
             "不好意思",
             "没法",
             "没办法",
-            "不好意思",
-            "没法",
-            "没办法",
             "不能",
             "无法",
         ),
@@ -94,14 +97,14 @@ def broken_rules(text, rules=RULES):
     token limit, stage 3 knows, and shortens it). The other three are patterns (BREAKS).
     """
     text = text.strip().replace("’", "'")
-    lower = text.lower()
+    seen = f" {text.lower()} {text}"
     broken = [INCOMPLETE] if INCOMPLETE in rules and (not WORD.search(text) or BROKEN_OFF.search(text[-1:])) else []
     for rule, (words, pattern) in BREAKS.items():
         if rule not in rules:
             continue
         # A look for the words is much quicker than the pattern, and nearly all answers have none.
         for word in words:
-            if word in lower:
+            if word in seen:
                 broken += [rule] * bool(pattern.search(text))
                 break
     return broken
@@ -129,11 +132,11 @@ def clean(answers):
     return samples, drops, verdicts
 
 
-def repair(samples, file):
+def repair(samples, file, rules=(AI, REFUSAL)):
     """Published rows without duplicates, disclosed AIs and refusals, and the drops: ([Sample], [drop]).
 
     Rows of one (role, question) become one row with all their references, in order; a row that loses all goes. A drop
-    names file, role, question, text and reason: nothing is repaired in silence.
+    names file, role, question, text and reason: nothing is repaired in silence. rules=(): only what repeats is dropped.
     """
     groups = {}
     for sample in samples:
@@ -143,13 +146,15 @@ def repair(samples, file):
         source = {"file": file, "role": role, "question": question}
         drops += [source | {"text": "", "reason": DUPLICATE_ROW} for _ in rows[1:]]
         texts = [text for row in rows for text in row.generated]
-        kept, lost = _sift(texts, (AI, REFUSAL))
+        kept, lost = _sift(texts, rules)
         drops += [source | {"text": text, "reason": why} for text, why in lost]
         # One type a reference, where the rows say so.
         types = [kind for row in rows for kind in row.type]
         if len(types) == len(texts):
             types = [types[i] for i in kept]
-        if kept:
+        if not kept:
+            drops.append(source | {"text": "", "reason": NOTHING_LEFT})
+        else:
             repaired.append(rows[0].model_copy(update={"generated": [texts[i] for i in kept], "type": types}))
     return repaired, drops
 
@@ -158,7 +163,9 @@ def _sift(texts, rules=RULES):
     """(indices of the texts to keep, [(text, reason)] of the others)."""
     kept, lost, seen = [], [], set()
     for i, text in enumerate(texts):
-        reasons = broken_rules(text, rules) or ([DUPLICATE_REFERENCE] if text in seen else [])
+        reasons = (
+            broken_rules(text, rules) or [DUPLICATE_REFERENCE] * (text in seen) or [INCOMPLETE] * (not text.strip())
+        )
         seen.add(text)
         if reasons:
             lost.append((text, reasons[0]))

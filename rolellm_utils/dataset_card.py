@@ -23,7 +23,7 @@ def write(directory, language, table, source):
     Its YAML head names a configuration a part and split, with typed columns, so that
     `datasets.load_dataset(directory, "instruction-generalization-general")` reads the files as they lie there.
     """
-    configs = _configs(directory, language)
+    configs = configurations(directory, language)
     head = {
         "language": [language],
         "task_categories": ["text-generation"],
@@ -61,8 +61,8 @@ and say nothing about real people. Texts taken from scripts stay under the terms
     )
 
 
-def _configs(directory, language):
-    """{configuration: [{"split", "path"}]} of the files that are there."""
+def configurations(directory, language):
+    """{configuration: [{"split", "path"}]} of the files that are there; a configuration is a split and a part."""
     found = {}
     for split in SPLITS:
         for part in PARTS:

@@ -147,7 +147,8 @@ def _object(line, path, number):
         raise bad("not UTF-8 text; save the file as UTF-8") from None
     except (json.JSONDecodeError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else "the file breaks off here: get it again, or "
-        raise bad(f"not valid JSON ({getattr(error, 'msg', 'nested too deeply')}); {cut}mend that line") from None
+        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise bad(f"not valid JSON ({what}); {cut}mend that line") from None
     if not isinstance(row, dict):
         raise bad(f"holds {text!r:.40}, no JSON object; mend that line")
     return row if text else None

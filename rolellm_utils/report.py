@@ -106,13 +106,15 @@ which shows how much of a CUS is not about the role. n/a: not available.</p>
 <div class="scroll"><table>
 <caption>ROUGE-L recall, protocol paper, over all test rows that the baseline answers</caption>
 <thead><tr><th scope="col">metric</th><th scope="col">rows</th><th scope="col">best F</th><th scope="col">maximum</th>
-<th scope="col">mean</th><th scope="col">printed</th><th scope="col" class="left">what is left</th></tr></thead>
+<th scope="col">mean</th><th scope="col">printed</th><th scope="col">mean length</th>
+<th scope="col" class="left">what is left</th></tr></thead>
 <tbody>
 {% for row in rescored %}
 <tr><td>{{ row.metric }}</td><td>{{ row.rows }} of {{ row.of }}</td>
 {%- for key in ("best_f", "max", "mean", "published") -%}
 <td>{{ "n/a" if row[key] is none else "%.4f" % row[key] }}</td>
 {%- endfor -%}
+<td>{{ "n/a" if row.length is none else "%.0f" % row.length }}</td>
 <td class="left">{{ row.why }}</td></tr>
 {% endfor %}
 </tbody>

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rolellm_utils.files import read_json, read_jsonl, sha256, shown, write_json, write_jsonl, write_text
 from rolellm_utils.prompts import render
 from rolellm_utils.records import InputError
-from rolellm_utils.rolebench import PARTS, folder_of, load
+from rolellm_utils.rolebench import PARTS, folder_of, load, locate
 from rolellm_utils.student import load_model, load_tokenizer, pick_device, student_name
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -188,7 +188,8 @@ def mean_loss(model, rows, batch_size, pad):
 
 def fingerprint(settings):
     """The SHA-256 of what decides an adapter: settings, train files and system texts (not the machine)."""
-    folder = folder_of(settings.rolebench_dir, settings.language, settings.split)
+    root = locate(settings.rolebench_dir, settings.language, settings.split)
+    folder = folder_of(root, settings.language, settings.split)
     digests = [sha256(path) for part in PARTS if (path := folder / part / "train.jsonl").exists()]
     systems = system_texts(load(settings.rolebench_dir, settings.language, settings.split))
     plain = settings.model_dump(mode="json", exclude={"rolebench_dir", "out", "device"})

@@ -1,6 +1,7 @@
 """Stage 4, RoleBench (paper, section 4): load any copy of it, write one in the published layout."""
 
 import re
+import shutil
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from rolellm_utils import cleaning
 from rolellm_utils.files import read_json, read_lines, resolve, shown, write_json, write_jsonl
 from rolellm_utils.records import InputError, Sample
-from rolellm_utils.stage import LANGUAGES
+from rolellm_utils.stage import LANGUAGES, check_language
 
 SPLITS = ("instruction-generalization", "role-generalization", "by-instruction")
 PARTS = ("general", "role_specific")
@@ -81,6 +82,7 @@ def load(directory=None, language="en", split="instruction-generalization", clea
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; set it to one of {', '.join(SPLITS)}")
+    check_language(language)
     directory = locate(directory, language, split)
     paths, bench, spellings = present(directory, language, split), RoleBench(language, split, {}, {}), {}
     for part in PARTS:
@@ -177,17 +179,23 @@ def read_samples(path, spellings, strip=True, notes=None):
 
 def checked(row, path, number):
     """The Sample of a row as published, `type` a list; InputError names file, line, key and value of what is wrong."""
-    kind = row.get("type")
+    kind = [] if row.get("type") is None else row["type"]
     try:
-        sample = Sample.model_validate(row | {"type": [kind] if isinstance(kind, str) else kind or []})
+        sample = Sample.model_validate(row | {"type": [kind] if isinstance(kind, str) else kind})
     except ValidationError as error:
         wrong = error.errors()[0]
         key = ".".join(map(str, wrong["loc"]))
         raise InputError(
             f"{shown(path)}, line {number}: {key!r} is {wrong['input']!r:.60}, {wrong['msg'].lower()}; mend that line"
         ) from None
-    if not sample.generated:
-        raise InputError(f"{shown(path)}, line {number}: 'generated' is empty; give an answer or delete that line")
+    lacking = [key for key in ("role", "question", "generated") if not getattr(sample, key)]
+    if lacking:
+        raise InputError(f"{shown(path)}, line {number}: {lacking[0]!r} is empty; fill it in or delete that line")
+    try:
+        "".join([sample.role, sample.question, *sample.generated]).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InputError(f"{shown(path)}, line {number}: {half!r} is half a character; mend that line") from None
     return sample
 
 
@@ -225,11 +233,17 @@ def _read_descriptions(bench, directory, spellings):
     if not path.exists():
         bench.missing.append(path.relative_to(directory).as_posix())
         return
+    texts = described(path)
+    bench.sources.append(path)
+    bench.descriptions = {spellings.get(role_key(role), role.strip()): text.strip() for role, text in texts.items()}
+
+
+def described(path):
+    """The descriptions of a desc.json, {role: text}; InputError when it holds anything else."""
     texts = read_json(path)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f'{shown(path)} must be one JSON object of texts, {{"role": "You are ..."}}; mend it')
-    bench.sources.append(path)
-    bench.descriptions = {spellings.get(role_key(role), role.strip()): text.strip() for role, text in texts.items()}
+    return texts
 
 
 def gaps(bench):
@@ -265,6 +279,13 @@ def save(parts, directory, language, split):
             else:
                 path.unlink(missing_ok=True)
     return written
+
+
+def clear(directory, given):
+    """Remove what an earlier run of stage 4 wrote; of a given RoleBench (not stages 1 to 3 of our own) all of it."""
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.is_dir() and (given or path.name.startswith("rolebench-")):
+            shutil.rmtree(path)
 
 
 def save_beside(bench, directory):

@@ -86,13 +86,14 @@ def preflight(parameters, wanted):
                 check_made(run_dir, needed, name, parameters[name])
     if "01_profiles" in wanted:
         profiles.read_scripts(everything["scripts"], everything["roles"], everything["least_pairs"])
+    if set(wanted) & {"01_profiles", "04_rolebench"}:
         profiles.own_descriptions(everything["descriptions"])
     if "03_rolegpt" in wanted:
         rolegpt.check_strategy(everything["strategy"])
         path = rolegpt.instructions_path(everything["instructions"], everything["language"])
         rolegpt.read_instructions(path, everything["general_instructions"], random.Random(0))
-    if "04_rolebench" in wanted and everything["rolebench_dir"]:
-        check_rolebench(everything, train="05_rocit" in wanted)
+    if "04_rolebench" in wanted:
+        check_rolebench(everything, run_dir, train="05_rocit" in wanted)
     if set(wanted) & {"05_rocit", "06_eval"}:
         check_student(everything["student"])
     if set(wanted) & {"01_profiles", "02_context_instruct", "03_rolegpt"}:
@@ -101,29 +102,33 @@ def preflight(parameters, wanted):
         teacher.close()
 
 
-def check_rolebench(parameters, train):
-    """None when the given RoleBench has files of the wanted split, train files if need be; InputError when not."""
-    where, language, split = (parameters[key] for key in ("rolebench_dir", "language", "split"))
-    if split not in rolebench.SPLITS:
-        raise InputError(f"split is {split!r}; set it to one of {', '.join(rolebench.SPLITS)}")
-    profiles.own_descriptions(parameters["descriptions"])
-    if where == "hub":
+def check_rolebench(parameters, run_dir, train):
+    """None when stage 4 can make the wanted split, with train rows if need be; InputError when not.
+
+    Of a given RoleBench on disk every line is read: a broken one is named before a model is fetched.
+    """
+    given, language, split = (parameters[key] for key in ("rolebench_dir", "language", "split"))
+    possible = rolebench.SPLITS if given else rolebench.SPLITS[: 2 if parameters["held_out"] else 1]
+    if split not in possible:
+        raise InputError(f"split is {split!r}; set it to one of {', '.join(possible)}")
+    if not given or given == "hub":
         return
-    source = rolebench.source_split(where, language, split)
-    paths = rolebench.present(rolebench.locate(where, language, source), language, source)
-    if train and split != "by-instruction" and not any(path.stem == "train" for path in paths):
+    if rolebench.locate(given, language, split).resolve().is_relative_to(run_dir.resolve()):
+        raise InputError(f"rolebench_dir is the run's own folder {shown(run_dir)}; give the run another name")
+    bench = rolebench.load(given, language, rolebench.source_split(given, language, split))
+    if train and split != "by-instruction" and not any(name == "train" for _, name, _ in bench.files()):
         raise InputError(
-            f"{shown(paths[0].parent.parent)} has no train files; set split to 'by-instruction' to split what is there "
-            "anew, or student to 'none' to score the baseline alone"
+            f"{shown(rolebench.folder_of(rolebench.locate(given, language, split), language, split))} has no train "
+            "files; set split to 'by-instruction' to split what is there anew, or student to 'none' to score the "
+            "baseline alone"
         )
 
 
 def check_student(student):
     """None when the student can be loaded; InputError when not. One of the kit costs no import of transformers."""
-    if student == "embedded":
-        embedded.fetch()
-    elif student in embedded.MODELS:
-        embedded.fetch(student)
+    name = embedded.NAME if student == "embedded" else student
+    if name in embedded.MODELS:
+        embedded.fetch(name)
     elif student != "none":
         from rolellm_utils.student import load_tokenizer
 

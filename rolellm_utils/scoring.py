@@ -14,7 +14,7 @@ import numpy as np
 from rolellm_utils import paper
 from rolellm_utils.files import read_jsonl
 from rolellm_utils.records import InputError
-from rolellm_utils.rolebench import PARTS, SPLITS, load
+from rolellm_utils.rolebench import PARTS, SPLITS, load, role_key
 from rolellm_utils.rouge import answer_lengths, rouge_l
 from rolellm_utils.stage import manifest
 from rolellm_utils.stats import interval, verdict
@@ -86,13 +86,12 @@ def wrong_role(bench):
 
     In RoleBench a wrong role scores .35 where the right one scores .50: a CUS means little without it.
     """
-    samples = bench.general.get("test", [])
     by_question = {}
-    for sample in samples:
-        by_question.setdefault(sample.question, []).append(sample)
+    for sample in bench.general.get("test", []):
+        by_question.setdefault(sample.question, {})[sample.role] = sample
     found = []
-    for group in by_question.values():
-        group = sorted(group, key=lambda sample: sample.role)
+    for by_role in by_question.values():
+        group = [by_role[role] for role in sorted(by_role)]
         if len(group) > 1:
             found += [(sample, group[(i + 1) % len(group)].generated) for i, sample in enumerate(group)]
     return found
@@ -109,19 +108,24 @@ def values(answers, pairs, protocol, language):
 def cell(model, metric, protocol, answers, bench, generator, draws):
     """One cell of the table: mean with interval (clustered by question), rows, mean answer length, wrong-role control.
 
+    The control stands beside the right role's mean over the same rows: those whose question other roles answer too.
+
     The mean is None, with nothing else, where no test row has an answer and a reference.
     """
     scores, texts, questions = values(answers, material(bench, metric), protocol, bench.language)
     found = {"model": model, "metric": metric, "protocol": protocol, "n": len(scores)}
+    control = {"wrong_role": None, "right_role": None, "wrong_role_n": 0}
     if not len(scores):
-        return found | {"mean": None, "low": None, "high": None, "length": None, "wrong_role": None}
+        return found | {"mean": None, "low": None, "high": None, "length": None} | control
     mean, low, high = interval(scores, questions, generator, draws)
-    control = None
     if metric == "CUS":
-        wrong, _, _ = values(answers, wrong_role(bench), protocol, bench.language)
-        control = float(wrong.mean()) if len(wrong) else None
+        pairs = wrong_role(bench)
+        wrong, _, _ = values(answers, pairs, protocol, bench.language)
+        right, _, _ = values(answers, [(s, s.generated) for s, _ in pairs], protocol, bench.language)
+        if len(wrong):
+            control = {"wrong_role": float(wrong.mean()), "right_role": float(right.mean()), "wrong_role_n": len(wrong)}
     length = float(answer_lengths(texts, bench.language).mean())
-    return found | {"mean": mean, "low": low, "high": high, "length": length, "wrong_role": control}
+    return found | {"mean": mean, "low": low, "high": high, "length": length} | control
 
 
 def table(models, bench, generator, draws=2000):
@@ -197,7 +201,7 @@ def first(text, length, language):
 
 
 def by_role(models, bench, protocol):
-    """Means by role: a table with a row a role, a column a model and metric, and `rows`, the general and SPE rows."""
+    """Means by role: a table with a row a role, a column a metric and model, and its mean answer length."""
     import pandas as pd
 
     columns = {}
@@ -211,6 +215,8 @@ def by_role(models, bench, protocol):
             roles = pd.Series(scores, index=[sample.role for sample, _ in covered], dtype=float)
             if len(roles):
                 columns[metric, model] = roles.groupby(level=0, sort=False).mean()
+                lengths = answer_lengths([answers[s.role, s.question] for s, _ in covered], bench.language)
+                columns[f"{metric} length", model] = pd.Series(lengths, index=roles.index).groupby(level=0).mean()
     return pd.DataFrame(columns)
 
 
@@ -223,18 +229,19 @@ def rescored(directory=None, language="en", split=SPLITS[0]):
     """
     bench = load(directory, language, split, strip=False)
     answers, found = baseline_answers(bench), []
+    known = {role_key(role) for role in paper.ROLES[language]} <= {role_key(role) for role in bench.roles()}
+    printed = paper.PUBLISHED.get((language, split), {}).get(BASELINE, {}) if known else {}
     for metric in METRICS:
         pairs = [(s, references) for s, references in material(bench, metric) if (s.role, s.question) in answers]
         texts, references = [answers[s.role, s.question] for s, _ in pairs], [several for _, several in pairs]
         row = {"metric": metric, "rows": len(pairs), "of": len(getattr(bench, PART[metric]).get("test", []))}
         for pick in ("best_f", "max", "mean"):
             row[pick] = float(rouge_l(texts, references, "paper", language, pick).mean()) if pairs else None
-        published = paper.PUBLISHED.get((language, split), {}).get(BASELINE, {}).get(metric)
-        known = pairs and published is not None
+        published = printed.get(metric)
         found.append(row | {
             "length": float(answer_lengths(texts, language).mean()) if pairs else None,
             "published": published,
-            "difference": row["best_f"] - published if known else None,
+            "difference": row["best_f"] - published if pairs and published is not None else None,
             "why": paper.EXPLAINED[language][split][metric] if published is not None else "",
         })  # fmt: skip
     return found
@@ -245,7 +252,7 @@ def gaps(bench):
     reasons = {
         "CUS": "no general test row has an in-character reference",
         "RAW": "no general instruction has a plain target",
-        "SPE": "no role-specific triplet passed the filters of stage 2 and the split of stage 4",
+        "SPE": "no role-specific test row has a reference",
     }
     return [f"{metric} is not available: {reasons[metric]}." for metric in METRICS if not material(bench, metric)]
 
@@ -274,7 +281,7 @@ def draw_samples(models, bench, count, generator):
 
 
 def wide(cells):
-    """The cells as a table to read: a row a model and protocol, `mean [low, high]` a metric, length and control."""
+    """The cells as a table to read: a row a model and protocol, `mean [low, high]` a metric, control, length, rows."""
     import pandas as pd
 
     rows = {}
@@ -282,12 +289,15 @@ def wide(cells):
         row = rows.setdefault((found["protocol"], found["model"]), {})
         row[found["metric"]] = _text(found)
         if found["metric"] == "CUS":
-            row["wrong role"] = "n/a" if found["wrong_role"] is None else f"{found['wrong_role']:.3f}"
+            known = found["wrong_role"] is not None
+            row["right | wrong role"] = f"{found['right_role']:.3f} | {found['wrong_role']:.3f}" if known else "n/a"
         if found["metric"] == "avg":
             row["length"] = "n/a" if found["length"] is None else f"{found['length']:.0f}"
+        if found["metric"] in METRICS:
+            row["rows"] = f"{row['rows']} | {found['n']}" if "rows" in row else str(found["n"])
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.names = ["protocol", "model"]
-    return table[[*METRICS, "avg", "wrong role", "length"]]
+    return table[[*METRICS, "avg", "right | wrong role", "length", "rows"]]
 
 
 def _text(found):

@@ -5,11 +5,11 @@ from rolellm_utils.records import Sample
 from rolellm_utils.rolebench import PARTS, SPLITS, RoleBench
 
 
-def test_questions(samples, test_share, generator):
+def test_questions(general, role_specific, test_share, generator):
     """The questions that go to test: `test_share` of the general ones, and of each role's own."""
-    groups = {}
-    for sample in samples:
-        groups.setdefault(sample.role if sample.type else "", {})[sample.question] = None
+    groups = {"": {sample.question: None for sample in general}}
+    for sample in role_specific:
+        groups.setdefault(f"role {sample.role}", {})[sample.question] = None
     chosen = set()
     for questions in groups.values():
         count = max(1, round(test_share * len(questions))) if len(questions) > 1 else 0
@@ -23,7 +23,7 @@ def by_question(general, role_specific, baselines, test_share, generator):
     Rows go by their question: instruction generalisation (section 4). baselines: {part: [Sample]}, kept where they
     answer a test row.
     """
-    chosen = test_questions([*general, *role_specific], test_share, generator)
+    chosen = test_questions(general, role_specific, test_share, generator)
     return _parts(general, role_specific, baselines, lambda sample: sample.question in chosen)
 
 
@@ -49,45 +49,31 @@ def by_instruction(bench, test_share, generator):
     """A RoleBench of the same rows, split anew so that no test question is trained on.
 
     For the published Chinese split, whose test questions all occur in train under other roles, and for a partial copy
-    that has test rows only. Rows of one (role, question) become one, so that none is on both sides.
+    that has test rows only. Rows of one (role, question) become one, so that none is on both sides; `drops` says which.
     """
-    rows, baselines = {}, {}
+    rows, baselines, drops = {}, {}, list(bench.drops)
     for part in PARTS:
         files = getattr(bench, part)
         pooled = [*files.get("train", []), *files.get("test", [])]
-        rows[part] = merged(pooled)
+        rows[part], merged = cleaning.repair(pooled, f"{part}/train and test.jsonl", rules=())
+        drops += merged
         baselines[part] = files.get("rolegpt_baseline", [])
     parts = by_question(rows["general"], rows["role_specific"], baselines, test_share, generator)
     kept = {part: {name: samples for name, samples in files.items() if samples} for part, files in parts.items()}
     return RoleBench(
         bench.language, "by-instruction", kept["general"], kept["role_specific"], bench.targets, bench.descriptions,
-        bench.missing, bench.drops, bench.notes,
+        bench.missing, drops, bench.notes,
     )  # fmt: skip
 
 
 def remade(bench, split, test_share, generator):
-    """{split: {part: {file: [Sample]}}} of a given RoleBench: as it is, and `by-instruction` when that is asked for."""
+    """({split: {part: {file: [Sample]}}}, drops): a given RoleBench as it is, and `by-instruction` when asked for."""
+    drops = bench.drops
     made = {bench.split: {part: getattr(bench, part) for part in PARTS}}
     if split == "by-instruction" != bench.split:
         anew = by_instruction(bench, test_share, generator)
-        made[split] = {part: getattr(anew, part) for part in PARTS}
-    return made
-
-
-def merged(samples):
-    """One Sample a (role, question): the first, with the references of the others that it lacks."""
-    found = {}
-    for sample in samples:
-        first = found.setdefault((sample.role, sample.question), sample)
-        if first is not sample:
-            new = [i for i, text in enumerate(sample.generated) if text not in first.generated]
-            types = [sample.type[i] for i in new] if len(sample.type) == len(sample.generated) else []
-            update = {
-                "generated": [*first.generated, *(sample.generated[i] for i in new)],
-                "type": [*first.type, *types],
-            }
-            found[sample.role, sample.question] = first.model_copy(update=update)
-    return list(found.values())
+        made[split], drops = {part: getattr(anew, part) for part in PARTS}, anew.drops
+    return made, drops
 
 
 def assemble(answers, test_share, held_out, generator):
@@ -136,12 +122,26 @@ def leaks(first, second):
     }
 
 
-def leak_table(bench):
-    """`leaks` of the test rows of each part against the train rows of each part, a dict a pair of files."""
+def leak_table(benches):
+    """`leaks` of every test file against every train file of the splits: a dict a pair, "test", "train" and its counts.
+
+    benches: RoleBenches, one a split.
+    """
+    files = [(f"{b.split}/{part}", name, samples) for b in benches for part, name, samples in b.files()]
     return [
-        {"test": f"{part}/test", "train": f"{other}/train"} | leaks(test, train)
-        for part, name, test in bench.files()
+        {"test": tested, "train": trained} | leaks(test, train)
+        for tested, name, test in files
         if name == "test"
-        for other, theirs, train in bench.files()
+        for trained, theirs, train in files
         if theirs == "train"
     ]
+
+
+def broken_promises(table, splits):
+    """The rows of a leak table in which one of these splits leaks what it promises not to.
+
+    Role generalisation: no role of test in train; the others: no test question in train, under any role, in any part.
+    """
+    own = [row for row in table if row["test"].split("/")[0] == row["train"].split("/")[0]]
+    what = {split: "roles" if split == "role-generalization" else "question" for split in splits}
+    return [row for row in own if (key := what.get(row["test"].split("/")[0])) and row[key]]

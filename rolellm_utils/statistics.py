@@ -5,7 +5,7 @@ from collections import Counter
 
 from rolellm_utils.files import read_lines
 from rolellm_utils.paper import TABLE_1
-from rolellm_utils.rolebench import PARTS
+from rolellm_utils.rolebench import PARTS, role_key
 from rolellm_utils.rouge import answer_lengths
 from rolellm_utils.stage import LANGUAGES
 
@@ -36,6 +36,9 @@ ASKS = {
 }
 
 
+REST = "an order or statement"
+
+
 def counts(bench):
     """Rows for a table: part, file, rows, roles, distinct questions, references, mean length of a reference."""
     table = []
@@ -55,7 +58,7 @@ def counts(bench):
 
 
 def lengths(bench):
-    """{"part/file": lengths of its references (n,)}, and of the distinct questions; words (en) or characters (zh)."""
+    """{"part file": lengths of its references (n,)}, and of the distinct questions; words (en) or characters (zh)."""
     found, questions = {}, {}
     for part, name, samples in bench.files():
         texts = (text for sample in samples for text in sample.generated)
@@ -65,7 +68,7 @@ def lengths(bench):
 
 
 def references_per_row(bench):
-    """{"part/file": {number of references: rows}} of train and test files."""
+    """{"part file": {number of references: rows}} of train and test files."""
     return {
         f"{part} {name}": dict(Counter(len(sample.generated) for sample in samples))
         for part, name, samples in bench.files()
@@ -97,7 +100,7 @@ def question_kinds(bench):
     """
     found = {}
     for part in PARTS:
-        questions = {sample.question for samples in getattr(bench, part).values() for sample in samples}
+        questions = dict.fromkeys(s.question for samples in getattr(bench, part).values() for s in samples)
         for question in questions:
             row = found.setdefault(_asks(question, bench.language), dict.fromkeys(PARTS, 0))
             row[part] += 1
@@ -107,15 +110,16 @@ def question_kinds(bench):
 
 
 def _asks(question, language):
+    if language == "zh":
+        return next((kind for kind, pattern in ASKS["zh"].items() if re.search(pattern, question)), REST)
     # "Jack Sparrow, what ..." addresses the role first.
-    text = question.strip().lower()
-    text = text.rpartition(", ")[2] if language == "en" and len(text) < 300 else text
-    test = re.match if language == "en" else re.search
-    return next((kind for kind, pattern in ASKS[language].items() if test(pattern, text)), "an order or statement")
+    text = question.lower()
+    beginnings = (text, text.partition(", ")[2])
+    return next((kind for part in beginnings for kind, pattern in ASKS["en"].items() if re.match(pattern, part)), REST)
 
 
 def tiles(bench, pairs=None):
-    """One dict a role for the panorama: rows, mean reference length, a catchphrase; `pairs` {role: dialogue pairs}.
+    """One dict a role for the panorama: rows, mean reference length, a catchphrase; `pairs` as `pairs()` gives them.
 
     The catchphrase is what the role's description quotes last, as the published ones do.
     """
@@ -130,7 +134,7 @@ def tiles(bench, pairs=None):
     return [
         {
             "role": role,
-            "pairs": pairs.get(role) if pairs else None,
+            "pairs": pairs.get(role_key(role)) if pairs else None,
             "train": tile["train"],
             "test": tile["test"],
             "mean_length": tile["length"] / tile["references"],
@@ -143,10 +147,10 @@ def tiles(bench, pairs=None):
 
 
 def pairs(directory, language):
-    """{role: dialogue pairs} of the profiles in a RoleBench folder, None when it has none."""
+    """{role_key: dialogue pairs} of the profiles in a RoleBench folder, None when it has none."""
     prefix = f"profiles-{LANGUAGES[language]}"
     paths = sorted((directory / prefix).glob(f"{prefix}-*.jsonl"))
-    return {path.stem.removeprefix(f"{prefix}-"): sum(1 for _ in read_lines(path)) for path in paths} or None
+    return {role_key(path.stem.removeprefix(f"{prefix}-")): sum(1 for _ in read_lines(path)) for path in paths} or None
 
 
 def table_1(benches):
@@ -154,7 +158,8 @@ def table_1(benches):
 
     Counted as the paper did: general samples over train and test, role-specific ones over train alone; a sample is a
     (role, instruction) pair, a row. A published figure over both languages stands beside ours only when both are given.
-    What the data does not say (categories, question kinds) is computed as None.
+    None is computed where the data does not say (categories, question kinds), for dialogue rounds, and for the mean
+    lengths in words, which are printed for both languages together.
     """
     computed, languages = {}, [bench.language for bench in benches]
     for bench in benches:
@@ -163,6 +168,7 @@ def table_1(benches):
         for name in (
             "roles",
             "samples",
+            "instructions",
             "general samples",
             "general instructions",
             "role-specific samples",
@@ -195,6 +201,7 @@ def _table_1_of(bench):
         "samples": len(samples),
         "general samples": len(general),
         "general instructions": len({sample.question for sample in general}),
+        "instructions": len({sample.question for sample in general}) + len(specific),
         "role-specific samples": len(specific),
         "script-agnostic samples": types["script_agnostic"],
         "script-based samples": types["script_based"],

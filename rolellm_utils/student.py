@@ -20,10 +20,8 @@ BASE_TEMPLATE = (
 
 def student_path(student):
     """What `transformers` loads for a student: a folder, or a hub name as it stands."""
-    if student == "embedded":
-        return embedded.unpack()
-    if student in embedded.MODELS:
-        return embedded.unpack(student)
+    if student_name(student) in embedded.MODELS:
+        return embedded.unpack(student_name(student))
     path = resolve(student)
     return path if path.exists() else student
 

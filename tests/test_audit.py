@@ -6,6 +6,7 @@ import pytest
 
 from rolellm_utils import audit
 from rolellm_utils.audit import MEASURED
+from rolellm_utils.records import InputError
 from tests.published import rolebench_dir
 
 ZH = "rolebench-zh/general"
@@ -96,6 +97,21 @@ def test_what_differs_from_the_measured_count_is_said_and_what_is_absent_needs_t
     assert agrees[f"{ZH}/train.jsonl", "rows"] == (5, "NO")
     assert agrees[f"{ZH}/test.jsonl", "row with 5 references"] == (0, "NO")
     assert agrees["rolebench-zh/role_specific/test.jsonl", "rows"] == (None, "needs the hub")
+
+
+def test_nothing_to_audit_and_damage_are_refused_as_the_loader_does(tmp_path):
+    with pytest.raises(InputError, match="holds no RoleBench files"):
+        audit.audit(tmp_path, "zh")
+    with pytest.raises(InputError, match="language is 'fr'"):
+        audit.audit(tmp_path, "fr")
+    rows(tmp_path / f"{ZH}/test.jsonl", [])
+    with pytest.raises(InputError, match="test.jsonl, line 1: the file is empty"):
+        audit.audit(tmp_path, "zh")
+    rows(tmp_path / f"{ZH}/test.jsonl", [row("悟空", "q", "好。")])
+    (tmp_path / "profiles-zh").mkdir()
+    (tmp_path / "profiles-zh/desc.json").write_text("[1]")
+    with pytest.raises(InputError, match="desc.json must be one JSON object"):
+        audit.audit(tmp_path, "zh")
 
 
 @pytest.mark.parametrize(("language", "split"), [("zh", "instruction-generalization"), ("en", "role-generalization")])

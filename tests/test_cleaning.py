@@ -12,6 +12,11 @@ from tests.test_splits import answers
         ("I am just an AI.", ["AI identity"]),
         ("I was trained by OpenAI.", ["AI identity"]),
         ("作为一个人工智能，我没有感情。", ["AI identity"]),
+        ("作为一个AI，我没有感情。", ["AI identity"]),
+        ("我是一个ai。", ["AI identity"]),
+        ("AI assistants cannot love.", ["AI identity"]),
+        ("“AI assistant” they call me.", ["AI identity"]),
+        ("Well—AI models like me do not row.", ["AI identity"]),
         ("我只是一个AI助手。", ["AI identity"]),
         ("She said it again in the air.", []),
         ("我的模型飞机坏了。", []),
@@ -49,10 +54,9 @@ def test_the_words_that_come_first_never_hide_what_the_pattern_would_find():
         "by OpenAI", "my role in the play", "扮演的角色", "I'm not able to answer that", "I am unable to help you",
         "不好意思，我没法", "I'm afraid I do not know", "I apologise, I have no idea",
     ]  # fmt: skip
-    for text in texts:
-        for rule, (words, pattern) in cleaning.BREAKS.items():
-            if pattern.search(text):
-                assert any(word in text.lower() for word in words), (rule, text)
+    for text in [*texts, *(text.lower() for text in texts), *(f"He said: “{text}”" for text in texts)]:
+        rules = [rule for rule, (_, pattern) in cleaning.BREAKS.items() if pattern.search(text.replace("’", "'"))]
+        assert cleaning.broken_rules(text, tuple(cleaning.BREAKS)) == rules, text
 
 
 def test_cleaning_drops_references_then_rows_and_says_why():
@@ -80,7 +84,7 @@ def test_repair_merges_rows_and_drops_references_and_records_each():
     repaired, drops = cleaning.repair(rows, "role_specific/test.jsonl")
     assert repaired == [Sample(role="A", question="q", generated=["one", "two"], type=["x", "z"])]
     assert sorted(drop["reason"] for drop in drops) == [
-        "AI identity", "duplicate reference", "duplicate row, merged", "refusal"
+        "AI identity", "duplicate reference", "duplicate row, merged", "refusal", "row without a reference left"
     ]  # fmt: skip
     assert all(drop["file"] == "role_specific/test.jsonl" and drop["question"] == "q" for drop in drops)
     assert rows[0].generated == ["one", "I am an AI language model."], "the rows given stay as they are"

@@ -52,6 +52,16 @@ def test_a_file_without_rows_is_not_written_and_an_old_one_goes(tmp_path):
     assert [path.name for path in written] == ["train.jsonl"] and not stale.exists()
 
 
+def test_what_an_earlier_run_wrote_goes_and_what_stages_1_to_3_wrote_stays(tmp_path):
+    leaves = ("rolebench-zh/general/train.jsonl", "profiles-zh/desc.json", "instructions-zh/instructions-general.jsonl")
+    for given, left in ((False, leaves[1:]), (True, ())):
+        for leaf in leaves:
+            write(tmp_path, GOOD, leaf)
+        rolebench.clear(tmp_path, given)
+        assert [leaf for leaf in leaves if (tmp_path / leaf).exists()] == list(left)
+    rolebench.clear(tmp_path / "nowhere", True)
+
+
 def test_one_schema_whatever_the_rows_say(tmp_path):
     write(
         tmp_path,
@@ -91,6 +101,9 @@ def test_one_schema_whatever_the_rows_say(tmp_path):
         (GOOD + b'{"role": "A", "question": "Q", "generated": ["a", null]}\n', "line 2: 'generated.1' is None"),
         (GOOD + b'{"role": "A", "question": "Q", "generated": []}\n', "line 2: 'generated' is empty"),
         (GOOD + b'{"role": "A", "question": "Q", "generated": ["a"], "type": 3}\n', "line 2: 'type' is 3"),
+        (GOOD + b'{"role": "A", "question": "Q", "generated": ["a"], "type": false}\n', "line 2: 'type' is False"),
+        (GOOD + b'{"role": "", "question": "Q", "generated": ["a"]}\n', "line 2: 'role' is empty"),
+        (GOOD + b'{"role": "A", "question": "Q", "generated": ["a\\ud83d"]}\n', "line 2: .* is half a character"),
         (GOOD + b'["A", "Q"]\n', "line 2: holds .*, no JSON object"),
         (GOOD + b'{"role": "A", "question": "' + b"x" * 10_000_000 + b'"}\n', "line 2: longer than 2,000,000 bytes"),
         (GOOD + b"[" * 100_000 + b"\n", "line 2: not valid JSON"),
@@ -138,6 +151,8 @@ def test_a_folder_without_rolebench_is_refused_with_a_way_out(tmp_path):
         rolebench.load(tmp_path)
     with pytest.raises(InputError, match="split is 'x'"):
         rolebench.load(tmp_path, split="x")
+    with pytest.raises(InputError, match="language is 'eng'"):
+        rolebench.load(tmp_path, "eng")
     write(tmp_path, GOOD)
     with pytest.raises(InputError, match="there is the split 'role-generalization': set split to that"):
         rolebench.load(tmp_path)

@@ -3,8 +3,9 @@
 import pytest
 
 from rolellm_utils import embedded, run, scoring, stage
-from rolellm_utils.files import outputs_dir
+from rolellm_utils.files import outputs_dir, read_json
 from rolellm_utils.records import InputError
+from tests.published import rolebench_dir
 
 QUICK = "params/quick.yaml"
 
@@ -176,6 +177,36 @@ def test_a_given_rolebench_that_will_not_do(outputs, capsys, leaves, arguments, 
         path.write_text('{"role": "A", "question": "q", "generated": ["a"]}\n')
     (outputs / "given").mkdir(exist_ok=True)
     assert message in refused(capsys, "-p", "rolebench_dir", str(outputs / "given"), *arguments)
+
+
+def test_the_split_is_checked_before_stages_are_paid_for(outputs, capsys):
+    assert "split is 'by-instruction'; set it to one of" in refused(capsys, "-p", "split", "by-instruction")
+    held_out = ["-p", "split", "role-generalization", "-p", "held_out", "0"]
+    assert "set it to one of instruction-generalization" in refused(capsys, *held_out)
+
+
+def test_a_damaged_line_of_a_given_rolebench_is_named_before_anything_runs(outputs, capsys):
+    path = outputs / "given/rolebench-eng/instruction-generalization/general/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"role": "A", "question": "q", "generated": ["a"]}\n{"role": "A", "quest')
+    sentence = refused(capsys, "-p", "rolebench_dir", str(outputs / "given"))
+    assert "train.jsonl, line 2: not valid JSON" in sentence and "the file breaks off here" in sentence
+
+
+@pytest.mark.parametrize(
+    ("language", "best_f", "maximum"), [("zh", ("0.5478", "0.2477"), ("0.5707", "0.2478")), ("en", "0.2981", "0.2982")]
+)
+def test_the_params_files_print_the_published_baseline(outputs, language, best_f, maximum):
+    where = [("rolebench_dir", str(rolebench_dir().resolve()))]
+    folder = run.run(f"params/rescore_{language}.yaml", pairs=where)
+    rows = [row for row in read_json(folder / "eval/scores.json")["rescored"] if row["best_f"] is not None]
+    for key, expected in (("best_f", best_f), ("max", maximum)):
+        assert [f"{row[key]:.4f}" for row in rows] == ([expected] if language == "en" else list(expected))
+    executed = (folder / "06_eval.ipynb").read_text(encoding="utf-8")
+    assert f"best F {rows[-1]['best_f']:.4f}, maximum {rows[-1]['max']:.4f}, printed" in executed
+    assert read_json(folder / "audit/findings.json") and (folder / "rolebench/README.md").exists()
+    again = run.run(f"params/rescore_{language}.yaml", pairs=where)
+    assert again == folder
 
 
 def test_a_stage_made_from_files_that_have_changed_is_not_used(outputs):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from rolellm_utils import scoring
+from rolellm_utils import rolebench, scoring
 from rolellm_utils.records import Sample
 from rolellm_utils.rolebench import RoleBench
 from tests.published import rolebench_dir
@@ -128,7 +128,25 @@ def test_by_role_is_the_mean_of_the_roles_rows():
     answers = perfect(data) | {(s.role, s.question): "no" for s in data.general["test"] if s.role == "B"}
     table = scoring.by_role({"m": answers}, data, "rouge_score")
     assert table.loc["A", ("CUS", "m")] == 1.0 and table.loc["B", ("CUS", "m")] == 0.0
-    assert table.loc["B", ("SPE", "m")] == 1.0
+    assert table.loc["B", ("SPE", "m")] == 1.0 and table.loc["B", ("CUS length", "m")] == 1.0
+
+
+def test_the_control_is_over_questions_that_other_roles_answer_and_its_right_role_over_the_same_rows():
+    data = bench()
+    data.general["test"].append(Sample(role="A", question="alone", generated=["only A"]))
+    data.general["test"].append(data.general["test"][0].model_copy())
+    answers = perfect(data) | {("A", "alone"): "nothing of it"}
+    cus = by_name(scoring.table({"m": answers}, data, np.random.default_rng(0), 50), "m", "CUS")
+    assert cus["n"] == 10 and cus["wrong_role_n"] == 8 and cus["mean"] == 0.9 and cus["right_role"] == 1.0
+    assert cus["wrong_role"] < 1.0
+
+
+def test_data_of_our_own_has_no_printed_figure_beside_it(tmp_path):
+    rows = [Sample(role="A", question="q", generated=["one two"])]
+    part = {"test": rows, "rolegpt_baseline": [rows[0].model_copy(update={"generated": ["one"]})]}
+    rolebench.save({"general": part}, tmp_path, "en", "instruction-generalization")
+    cus = scoring.rescored(tmp_path)[0]
+    assert (cus["best_f"], cus["published"], cus["difference"], cus["why"]) == (0.5, None, None, "")
 
 
 def test_the_released_chinese_baseline_gives_the_published_cells():

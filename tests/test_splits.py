@@ -104,18 +104,35 @@ def test_a_split_by_instruction_leaks_nothing_and_loses_no_row():
     assert len(rows) == 20 and len(anew.general["test"]) == 6
     assert next(row.generated for row in rows if (row.role, row.question) == ("A", "q0")) == ["A0", "new"]
     assert len(anew.general["rolegpt_baseline"]) == 6
-    made = splits.remade(given, "by-instruction", 0.3, random.Random(0))
+    assert {drop["reason"] for drop in anew.drops} == {"duplicate row, merged", "duplicate reference"}
+    made, drops = splits.remade(given, "by-instruction", 0.3, random.Random(0))
+    assert drops == anew.drops and splits.remade(given, given.split, 0.3, random.Random(0))[1] == []
     assert list(made) == ["instruction-generalization", "by-instruction"] and made["by-instruction"]["general"]["test"]
     assert made["instruction-generalization"]["general"] is given.general
 
 
 def test_the_published_chinese_split_leaks_and_ours_does_not():
     bench = rolebench.load(rolebench_dir(), "zh")
-    published = {(row["test"], row["train"]): row for row in splits.leak_table(bench)}
-    general = published["general/test", "general/train"]
+    published = {(row["test"], row["train"]): row for row in splits.leak_table([bench])}
+    name = bench.split
+    general = published[f"{name}/general", f"{name}/general"]
     assert (general["distinct questions"], general["question"], general["role and question"]) == (970, 1451, 0)
-    specific = published["role_specific/test", "role_specific/train"]
+    specific = published[f"{name}/role_specific", f"{name}/role_specific"]
     assert (specific["role and question"], specific["answer too"]) == (7, 5)
     ours = splits.by_instruction(bench, 0.2, random.Random(0))
-    assert not any(row["question"] for row in splits.leak_table(ours))
+    table = splits.leak_table([bench, ours])
+    assert len(table) == 16 and not splits.broken_promises(table, ["by-instruction"])
+    assert len(splits.broken_promises(table, [name])) == 2
     assert sum(len(samples) for _, name, samples in ours.files() if name != "rolegpt_baseline") == 7384 + 1765
+
+
+def test_a_broken_promise_is_found_by_question_or_by_role():
+    train, test = [Sample(role="A", question="q", generated=["x"])], [Sample(role="B", question="q", generated=["x"])]
+    benches = [RoleBench("en", split, {"train": train, "test": test}, {}) for split in rolebench.SPLITS[:2]]
+    table = splits.leak_table(benches)
+    assert [row["test"] for row in splits.broken_promises(table, rolebench.SPLITS)] == [
+        "instruction-generalization/general"
+    ]
+    benches[1].general["test"] = [Sample(role="A", question="new", generated=["x"])]
+    broken = splits.broken_promises(splits.leak_table(benches), ["role-generalization"])
+    assert [row["roles"] for row in broken] == [1]

@@ -40,7 +40,7 @@ def test_rows_and_tiles_by_role():
         "A": {"general": 1, "script_agnostic": 2, "script_based": 1},
         "B": {"general": 1, "script_agnostic": 0, "script_based": 0},
     }
-    first, second = statistics.tiles(bench(), {"A": 7})
+    first, second = statistics.tiles(bench(), {"a": 7})
     assert (first["pairs"], first["train"], first["test"], first["catchphrase"]) == (7, 3, 1, "No, never")
     assert first["mean_length"] == 6 / 5 and second["catchphrase"] == "" and second["pairs"] is None
 
@@ -48,9 +48,6 @@ def test_rows_and_tiles_by_role():
 def test_question_kinds_see_past_the_address():
     kinds = {row["asks"]: (row["general"], row["role_specific"]) for row in statistics.question_kinds(bench())}
     assert kinds == {"what": (1, 0), "an order or statement": (1, 0), "why": (0, 1), "how": (0, 1), "who": (0, 1)}
-    assert statistics._asks("悟空，你为什么取经？", "zh") == "why" and statistics._asks("写一首诗。", "zh").startswith(
-        "an order"
-    )
 
 
 def test_table_1_counts_as_the_paper_did():
@@ -73,3 +70,19 @@ def test_an_empty_bench_has_statistics_without_error():
     empty = RoleBench("zh", "instruction-generalization", {}, {})
     assert statistics.counts(empty) == statistics.tiles(empty) == statistics.question_kinds(empty) == []
     assert all(row["computed"] in (0, None) for row in statistics.table_1([empty]))
+
+
+def test_how_a_question_asks_is_seen_at_its_beginning_or_after_the_address():
+    questions = {
+        "en": {
+            "What do you think about honor, courage, and love?": "what",
+            "How did you feel when he left, Jack?": "how",
+            "Jack, can you explain gravity, please?": "yes or no",
+            "Write a poem, please.": "an order or statement",
+        },
+        "zh": {"悟空，你为什么取经？": "why", "写一首诗。": "an order or statement"},
+    }
+    for language, asked in questions.items():
+        rows = [Sample(role="A", question=question, generated=["a"]) for question in asked]
+        table = statistics.question_kinds(RoleBench(language, "instruction-generalization", {"test": rows}, {}))
+        assert {row["asks"] for row in table} == set(asked.values())
