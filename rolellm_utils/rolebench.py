@@ -74,10 +74,10 @@ class RoleBench:
 def load(directory=None, language="en", split="instruction-generalization", clean=False, strip=True):
     """A split of the RoleBench in `directory` as a RoleBench record: typed rows, what is missing, what was odd.
 
-    directory: a copy in the published layout, whole or partial, or a run folder of ours; None or "hub" downloads the
-    files of this split from the hub. Text is stripped (strip=False: but for references and targets, whose blanks the
-    protocol `paper` counts), `type` is a list, a role has one spelling. clean=True repairs train and test
-    (`cleaning.repair`); `drops` says what went and why.
+    directory: a copy in the published layout, whole or partial, or a run folder of ours (a relative path is relative
+    to the project root); None or "hub" downloads the files of this split from the hub. Text is stripped (strip=False:
+    but for references and targets, whose blanks the protocol `paper` counts), `type` is a list, a role has one
+    spelling. clean=True repairs train and test (`cleaning.repair`); `drops` says what went and why.
     Raises InputError, before anything is returned, when nothing is there or a line is broken (file and line named).
     """
     if split not in SPLITS:
