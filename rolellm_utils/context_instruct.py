@@ -98,10 +98,10 @@ def _request(messages, profile, count, sampling):
 def candidates(reply, where, count):
     """The triplets of a reply's samples, and a reject for each sample that is not of the form asked for."""
     found, rejects = [], []
-    for text, reason in zip(reply.texts, reply.finish_reasons, strict=True):
+    for text, status in zip(reply.texts, reply.statuses, strict=True):
         data = parse_json(text, schema(count))
         if data is None:
-            why = "cut off" if reason == "length" else "not of the form asked for"
+            why = "not of the form asked for" if status == "invalid" else status.replace("_", " ")
             rejects.append({"reason": why, **where, "text": text})
             continue
         for triplet in data["triplets"]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from rolellm_utils.files import read_json, read_jsonl, write_jsonl
+from rolellm_utils.profiles import file_name
+from rolellm_utils.records import Request
 from rolellm_utils.retrieval import whole_sentences
 from rolellm_utils.stage import REFERENCE
 from rolellm_utils.student import load_model, load_tokenizer
@@ -123,6 +125,31 @@ def to_file(model, rows, decoding, path, recorded=None):
     write_jsonl(path, [_row(row, known[key], key) for row, key in zip(rows, keys, strict=True)])
     partial.unlink()
     return len(todo)
+
+
+def requests(rows, decoding):
+    """One request a test row ({"role", "question", "system"}) to a served model; greedy, as the local students are."""
+    return [
+        Request(
+            messages=[{"role": "system", "content": row["system"]}, {"role": "user", "content": row["question"]}],
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            max_tokens=decoding.max_tokens,
+            seed=decoding.seed,
+            role=row["role"],
+        )
+        for row in rows
+    ]
+
+
+def write_served(replies, rows, folder, model):
+    """Write a served model's answers to rows as RoleBench rows, cut-off ones ended as `predict` ends them; the file."""
+    answers = []
+    for row, reply in zip(rows, replies, strict=True):
+        cut = reply.statuses[0] == "cut_off"
+        text = (whole_sentences(reply.text) or reply.text) if cut else reply.text
+        answers.append(_row(row, text.strip(), reply.key))
+    return write_jsonl(folder / f"{file_name(model)}.jsonl", answers)
 
 
 def _row(row, answer, key):

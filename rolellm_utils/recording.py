@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rolellm_utils.files import ROOT, read_json, sha256, write_json
 from rolellm_utils.stage import NOTEBOOKS, REFERENCE, STAGES
-from rolellm_utils.teacher import RECORDED, record
+from rolellm_utils.store import record
+from rolellm_utils.teacher import RECORDED
 
 KEPT = ("rolebench", "rolegpt", "rejected", "audit", "rocit", "eval/predictions", "manifests")
 
@@ -76,10 +77,10 @@ def main():
             print("a recorded reply lacks: asking everything anew", flush=True)
             shutil.rmtree(outputs, ignore_errors=True)
             execute(outputs, "off")
-            count = record(outputs / "teacher.sqlite")
+            count = record(outputs / "teacher.sqlite", RECORDED)
             print(f"{count} replies recorded in {RECORDED.relative_to(ROOT)}")
-            # Once more, so that the committed outputs are those of a replayed run.
-            shutil.move(outputs / "default", outputs / "live")
+            # Once more, with a store that knows nothing, so that the committed outputs are those of a replayed run.
+            outputs = outputs / "replayed"
             execute(outputs, "only")
         keep_reference(outputs / "default")
     normalise()

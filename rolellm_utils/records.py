@@ -77,3 +77,34 @@ class Sample(BaseModel):
     id: int | None = None
     file: str | None = None
     lines: tuple[int, int] | None = None
+
+
+class Request(BaseModel):
+    """One question to the teacher: `n` samples of the answer to `messages`; `role` only labels the ledger."""
+
+    messages: list[dict[str, str]]
+    json_schema: dict | None = None
+    n: int = 1
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 200
+    seed: int = 0
+    role: str = ""
+
+
+class Reply(BaseModel):
+    """The samples of one answer, raw: `texts`, and whether each can be used: `statuses`.
+
+    ok, invalid, empty, refused or cut_off (at max_tokens). `key` identifies the request, `position` is its number
+    in `ask_all`.
+    """
+
+    key: str
+    texts: list[str]
+    statuses: list[str]
+    position: int = 0
+
+    @property
+    def text(self):
+        """The first sample."""
+        return self.texts[0]

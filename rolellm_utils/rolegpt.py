@@ -111,8 +111,8 @@ def raw_requests(instructions, language, **sampling):
 def finished(reply):
     """The samples as (text, shortened): an answer that ran into max_tokens ends at its last whole sentence."""
     samples = []
-    for text, reason in zip(reply.texts, reply.finish_reasons, strict=True):
-        cut = reason == "length"
+    for text, status in zip(reply.texts, reply.statuses, strict=True):
+        cut = status == "cut_off"
         samples.append(((whole_sentences(text) if cut else text).strip(), cut))
     return samples
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
-from rolellm_utils import embedded, profiles, rolebench, rolegpt
+from rolellm_utils import embedded, estimate, profiles, rolebench, rolegpt
 from rolellm_utils.files import outputs_dir, resolve, shown
 from rolellm_utils.records import InputError
 from rolellm_utils.stage import (
     NOTEBOOKS,
     STAGES,
+    Stage,
     check_language,
     check_made,
     check_run_name,
@@ -23,7 +24,8 @@ from rolellm_utils.stage import (
     is_current,
     needs,
 )
-from rolellm_utils.teacher import Teacher, ledger
+from rolellm_utils.store import Store
+from rolellm_utils.teacher import Teacher
 
 
 def declared(name):
@@ -96,10 +98,25 @@ def preflight(parameters, wanted):
         check_rolebench(everything, run_dir, train="05_rocit" in wanted)
     if set(wanted) & {"05_rocit", "06_eval"}:
         check_student(everything["student"])
-    if set(wanted) & {"01_profiles", "02_context_instruct", "03_rolegpt"}:
-        teacher = Teacher(everything["teacher_model"], everything["teacher_url"], language=everything["language"])
+    asking = [name for name in wanted if name in estimate.STAGES and name != "06_eval"]
+    for name in asking[:1]:
+        teacher = teacher_of(name, parameters[name], run_dir)
         teacher.check()
         teacher.close()
+    if "06_eval" in wanted and everything["answer_model"]:
+        served = teacher_of("06_eval", parameters["06_eval"], run_dir)
+        served.check()
+        served.close()
+
+
+def teacher_of(name, parameters, run_dir):
+    """The Teacher of a stage; of 06 the model that answers the test rows. None where none is asked."""
+    stage = Stage(name, run_dir, parameters)
+    if name != "06_eval":
+        return Teacher.of(stage)
+    return (
+        Teacher.of(stage, parameters["answer_model"], parameters["answer_url"]) if parameters["answer_model"] else None
+    )
 
 
 def check_rolebench(parameters, run_dir, train):
@@ -172,12 +189,33 @@ def run_stage(name, parameters, run_dir):
     os.replace(partial, run_dir / f"{name}.ipynb")
 
 
+def plan(params, first="01", only=None, pairs=()):
+    """(parameters of every stage, names of the wanted stages, run folder) of a command line."""
+    parameters = resolve_parameters(read_params(params, pairs))
+    wanted = [stage_named(only)] if only else from_stage(stage_named(first), parameters)
+    return parameters, wanted, outputs_dir() / parameters["01_profiles"]["run"]
+
+
+def print_estimate(params, first="01", only=None, pairs=()):
+    """Print what the wanted stages would ask of the teacher, and what it costs; nothing is sent to it."""
+    parameters, wanted, run_dir = plan(params, first, only, pairs)
+    everything = {key: value for entries in parameters.values() for key, value in entries.items()}
+    least = most = 0.0
+    for name in [name for name in wanted if name in estimate.STAGES]:
+        teacher = teacher_of(name, parameters[name], run_dir)
+        if not teacher:
+            continue
+        requests, remark = estimate.stage_requests(name, everything, run_dir)
+        found = estimate.cost(teacher, requests)
+        teacher.close()
+        print(f"{name}: {found}{f' ({remark})' if remark else ''}")
+        least, most = (total + part for total, part in zip((least, most), found.usd or (0.0, 0.0), strict=True))
+    print(f"in all {least:.4f} to {most:.4f} USD for models with a known price; nothing was sent")
+
+
 def run(params, first="01", only=None, pairs=()):
     """Run the wanted stages that are not current; the run folder. Prints a line a stage and a summary."""
-    values = read_params(params, pairs)
-    parameters = resolve_parameters(values)
-    wanted = [stage_named(only)] if only else from_stage(stage_named(first), parameters)
-    run_dir = outputs_dir() / parameters["01_profiles"]["run"]
+    parameters, wanted, run_dir = plan(params, first, only, pairs)
     rows, checked = [], False
     for name in wanted:
         started = time.perf_counter()
@@ -215,15 +253,20 @@ def stage_named(number):
 def summary(run_dir, rows):
     """What a run ends with: a line a stage with time and teacher tokens, and where the report is."""
     lines = [""]
-    asked = {row["stage"]: row for row in ledger(outputs_dir() / "teacher.sqlite", run_dir.name)}
+    store = Store()
+    asked = {row["stage"]: row for row in store.ledger(run_dir.name)}
+    store.close()
     if rows:
-        lines.append(f"{'stage':22} {'seconds':>8} {'answers':>8} {'tokens in':>10} {'tokens out':>11}")
+        lines.append(f"{'stage':22} {'seconds':>8} {'answers':>8} {'tokens in':>10} {'tokens out':>11} {'USD':>9}")
     for name, seconds in rows:
         row = asked.get(name, {})
         answers, prompt, answer = (row.get(key, 0) for key in ("samples", "prompt_tokens", "completion_tokens"))
-        lines.append(f"{name:22} {seconds:8.0f} {answers:8} {prompt:10} {answer:11}")
+        usd = row.get("usd") or 0.0
+        lines.append(f"{name:22} {seconds:8.0f} {answers:8} {prompt:10} {answer:11} {usd:9.4f}")
     if rows:
-        lines.append("(answers and tokens: all that this run has asked of the teacher, as the server reports them)")
+        lines.append("(answers, tokens, USD: all that this run has asked of the teacher so far)")
+    if lost := sum(row["usd_lost"] for row in asked.values()):
+        lines.append(f"({lost:.4f} USD of it for requests that broke off: perhaps billed, counted to be safe)")
     report = run_dir / "eval" / "report.html"
     if report.exists():
         lines.append(f"report: {shown(report)}")
@@ -237,11 +280,14 @@ def main(arguments=None):
     parser.add_argument("params", help="a YAML file such as params/quick.yaml")
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="start at this stage (01 to 06)")
     parser.add_argument("--only", metavar="NN", help="run this stage alone")
+    parser.add_argument("--estimate", action="store_true",
+                        help="say what the stages would ask and what it costs; send nothing")  # fmt: skip
     parser.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
                         help="set a parameter (the value is read as YAML); wins over the file")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
-        run(options.params, options.first, options.only, options.pairs)
+        act = print_estimate if options.estimate else run
+        act(options.params, options.first, options.only, options.pairs)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

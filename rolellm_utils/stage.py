@@ -39,7 +39,8 @@ KINDS = {
 # Numbers of which a wrong one would leave a stage without rows or fail late.
 FROM_ZERO = {
     "steps", "temperature", "prediction_temperature", "script_agnostic", "triplets_per_role", "examples", "samples",
-    "seed", "general_instructions", "held_out", "row_limit", "answers_per_row",
+    "seed", "general_instructions", "held_out", "row_limit", "answers_per_row", "reasks", "max_usd",
+    "requests_per_minute", "tokens_per_minute",
 }  # fmt: skip
 FROM_ONE = {
     "in_flight", "references", "script_based", "triplets_per_call", "profile_lines", "rank", "alpha", "epochs",
@@ -201,7 +202,8 @@ def code_hash(name):
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     digest = hashlib.sha256(json.dumps(cells).encode())
     library = ROOT / "rolellm_utils"
-    for path in sorted([*library.rglob("*.py"), *library.rglob("*.yaml")]):
+    prices = library / "prices.yaml"  # a new price changes no result
+    for path in sorted({*library.rglob("*.py"), *library.rglob("*.yaml")} - {prices}):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,102 +1,43 @@
-"""The one door to any language model: OpenAI's chat protocol, with every reply kept in SQLite before it is returned.
+"""The one door to any language model: OpenAI's chat protocol, with every reply on disk before it is returned.
 
 A request is looked up in three places, in this order: the recorded replies that ship with the kit (`replay`), the
 store of all runs (`outputs/teacher.sqlite`, cache and ledger in one), the live server. Only the last one costs.
+A reply that cannot be used is stored as such and asked again, at most `reasks` times, with what was wrong.
 """
 
 import asyncio
 import hashlib
 import json
 import os
-import sqlite3
-import time
-from collections import Counter, deque
-from contextlib import ExitStack, nullcontext
+from collections import deque
 from pathlib import Path
 
-import jsonschema
-from pydantic import BaseModel
 from tqdm import tqdm
 
-from rolellm_utils import embedded
-from rolellm_utils.files import outputs_dir, read_jsonl, shown, write_jsonl
-from rolellm_utils.records import InputError
+from rolellm_utils import batch, embedded, pricing
+from rolellm_utils.live import Live, api_key
+from rolellm_utils.pace import Pace
+from rolellm_utils.records import InputError, Reply, Request
+from rolellm_utils.store import Store, read_recorded
+from rolellm_utils.wire import OK, STATUSES, failure, parse_json
+
+__all__ = ["Reply", "Request", "Teacher", "parse_json"]
 
 RECORDED = Path(__file__).with_name("starter") / "replies.jsonl"
-
-TABLES = """
-CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT NOT NULL, sample INTEGER NOT NULL, text TEXT NOT NULL, finish_reason TEXT,
-    prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL, finished TEXT,
-    run TEXT, stage TEXT, role TEXT, PRIMARY KEY (key, sample));
-"""
-
-
-WAYS_OUT = {
-    400: "the prompt may be too long (lower examples or segment_words), or it lacks JSON schema, n or seed",
-    401: "set OPENAI_API_KEY in the environment",
-    403: "set an OPENAI_API_KEY that may use this model",
-    404: "correct teacher_url or teacher_model",
-    422: "it may lack JSON schema, n or seed: use another server",
-    429: "its rate or quota is used up: lower in_flight or wait, then run again",
-}
-
-
-class Request(BaseModel):
-    """One question to the teacher: `n` samples of the answer to `messages`; `role` only labels the ledger."""
-
-    messages: list[dict[str, str]]
-    json_schema: dict | None = None
-    n: int = 1
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 200
-    seed: int = 0
-    role: str = ""
-
-
-class Reply(BaseModel):
-    """The samples of one answer, raw: `texts` and why each ended (`stop`, `length`); `key` identifies the request."""
-
-    key: str
-    texts: list[str]
-    finish_reasons: list[str]
-
-    @property
-    def text(self):
-        """The first sample."""
-        return self.texts[0]
-
-
-def form_only(schema):
-    """The schema without limits of length: what every server accepts, and all that a reply is held to.
-
-    The limits keep a small model from rambling; a good one's longer answer is no mistake.
-    """
-    if isinstance(schema, dict):
-        limits = ("minLength", "maxLength", "minItems", "maxItems")
-        return {key: form_only(value) for key, value in schema.items() if key not in limits}
-    return [form_only(value) for value in schema] if isinstance(schema, list) else schema
-
-
-def parse_json(text, schema):
-    """The JSON value of a reply, or None when it is no JSON or not of the schema's form (a cut-off reply is not)."""
-    try:
-        value = json.loads(text)
-        jsonschema.validate(value, form_only(schema))
-    except (json.JSONDecodeError, jsonschema.ValidationError):
-        return None
-    return value
+WINDOW = 256  # requests looked at together: a slow one at the head must not leave the slots idle
 
 
 class Teacher:
-    """A language model to ask.
+    """A language model to ask: `await teacher.ask(request)`, `async for reply in teacher.ask_all(requests)`.
 
     model: its name at the server; one name is taken to mean one model, wherever it runs.
     base_url: an OpenAI-compatible address, or "embedded" for the model in the kit, which is started at the first
-    request that needs it. store: the SQLite file shared by all runs (WAL mode, so on a local disk).
+    request that needs it. store: the SQLite file shared by all runs.
     replay: True reads the recorded replies of the kit first.
+    in_flight: requests at once. requests_per_minute, tokens_per_minute: 0 is no limit; each process keeps its own.
+    reasks: how often a reply that is invalid, empty, refused or cut off is asked again.
+    max_usd: what the run may cost in all, never exceeded; 0 is no limit. batch: True asks through the Batch API.
+    timeout: seconds for one try; tries: how many, before a failing server ends the stage.
     The key comes from OPENAI_API_KEY and goes nowhere else. Raises InputError for a combination that cannot work.
     """
 
@@ -111,80 +52,147 @@ class Teacher:
         run="",
         stage="",
         in_flight=8,
+        requests_per_minute=0,
+        tokens_per_minute=0,
+        reasks=1,
+        max_usd=0.0,
+        batch=False,
+        timeout=600.0,
+        tries=8,
     ):
-        if base_url == "embedded" and language != "en":
-            raise InputError(
-                f"language is {language!r}, but the embedded model knows English only; set teacher_url and "
-                "teacher_model to an OpenAI-compatible server"
-            )
-        if base_url == "embedded" and model != embedded.NAME:
-            # Its answers would be stored under the other model's name.
-            raise InputError(
-                f"teacher_model is {model!r}, but teacher_url is 'embedded', which serves {embedded.NAME} only; "
-                "set teacher_url to the server that has it"
-            )
-        if "@" in base_url:
-            raise InputError("teacher_url holds a name or password; leave it out and set OPENAI_API_KEY instead")
+        _check(model, base_url, language, reasks, max_usd, batch)
         self.model, self.base_url, self.run, self.stage = model, base_url, run, stage
-        self.in_flight = in_flight
+        self.in_flight, self.reasks, self.batch = in_flight, reasks, batch
         # Tests set ROLELLM_REPLAY to "only", recording sets it to "off"; users leave it alone.
         mode = os.environ.get("ROLELLM_REPLAY", "") if replay else "off"
         self.replay_only = mode == "only"
-        self.recorded = {} if mode == "off" else _recorded()
-        self.used = Counter()
-        self._client, self._address, self._streams = None, None, 0
-        self._open = ExitStack()
-        self._locks = {}
-        self._store = _connect(Path(store or outputs_dir() / "teacher.sqlite"))
+        self.recorded = {} if mode == "off" else read_recorded(RECORDED)
+        self.store = Store(store)
+        self.live = Live(
+            model, base_url, language, run, stage, self.store, Pace(requests_per_minute, tokens_per_minute),
+            in_flight=in_flight, max_usd=max_usd, timeout=timeout, tries=tries,
+        )  # fmt: skip
+        self.used = self.live.used
+        self._streams, self._locks = 0, {}
+
+    @classmethod
+    def of(cls, stage, model=None, base_url=None):
+        """The Teacher that the parameters of a stage describe, or another served model asked in the same way."""
+        names = ("replay", "language", "run", "in_flight", "requests_per_minute", "tokens_per_minute", "reasks")
+        given = {name: stage.parameters[name] for name in (*names, "max_usd")}
+        if model and not base_url:
+            raise InputError(f"answer_model is {model!r}, but answer_url is empty; set it to the server that has it")
+        model, base_url = model or stage.parameters["teacher_model"], base_url or stage.parameters["teacher_url"]
+        return cls(model, base_url, stage=stage.name, batch=stage.parameters["teacher_batch"], **given)
 
     def key(self, request):
         """The SHA-256 of everything that shapes the answer: model, messages, schema, sampling and seed."""
+        return hashlib.sha256(self.plain(request).encode()).hexdigest()
+
+    def plain(self, request):
+        """The request with its model as the store keeps it: JSON, without `n` and labels."""
         body = {"model": self.model, **request.model_dump(exclude={"n", "role"})}
-        return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        return json.dumps(body, sort_keys=True, ensure_ascii=False)
+
+    def debug(self, request):
+        """The exact HTTP request that `request` would send, as text, the key left out; nothing is sent."""
+        body = self.live.server.body(self.model, request, range(request.n), 0, None, self.live.language)
+        address = "<embedded>/v1" if self.base_url == "embedded" else self.base_url.rstrip("/")
+        head = (
+            f"POST {address}/chat/completions\nAuthorization: Bearer <OPENAI_API_KEY>\nContent-Type: application/json"
+        )
+        return f"{head}\n\n{json.dumps(body, ensure_ascii=False, indent=1)}"
 
     async def ask(self, request):
-        """The reply with `request.n` samples; samples that were answered before are never asked again."""
+        """The reply with `request.n` samples; samples that were answered before are never asked again.
+
+        Raises InputError when the server refuses, or fails `tries` times, and when `max_usd` is reached.
+        """
+        if not self._streams:
+            self.live.stopped = None
         key = self.key(request)
         # The same question asked twice at once waits for the first answer.
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            rows = {sample: self._known(key, sample) for sample in range(request.n)}
-            missing = [sample for sample, row in rows.items() if row is None]
-            if missing:
-                rows.update(zip(missing, await self._ask_live(key, request, missing), strict=True))
-        self._locks.pop(key, None)
-        self.used["requests"] += 1
-        self.used["samples"] += request.n
-        return Reply(
-            key=key,
-            texts=[rows[sample]["text"] for sample in range(request.n)],
-            finish_reasons=[rows[sample]["finish_reason"] or "" for sample in range(request.n)],
-        )
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                stored, groups = self.missing(key, request.n)
+                settled = request.n - sum(len(samples) for *_, samples in groups)
+                self.used["recorded" if key in self.recorded else "stored"] += settled
+                while groups:
+                    self._may_ask(key, request)
+                    await self.live.ask(key, self.plain(request), request, stored, groups[0])
+                    stored, groups = self.missing(key, request.n)
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+        return self.reply(key, request.n)
 
-    async def ask_all(self, requests, title=""):
-        """The replies in the order of the requests, asked up to `in_flight` at once, with a progress bar."""
-        waiting = deque()
+    async def ask_all(self, requests, title="", ordered=True):
+        """The replies to any number of requests, with a progress bar: in their order, or as they come (`position`).
+
+        The requests may be a generator; a few hundred are looked at ahead of the reply that is due, and sent in their
+        order, so keep those of one role together: its prompt then is in the server's prefix cache. When the caller
+        stops or an error ends it, what is in flight is awaited and stored.
+        """
+        if self.batch:
+            async for reply in batch.ask_all(self, requests, title):
+                yield reply
+            return
+        if not self._streams:
+            self.live.stopped = None
         self._streams += 1
         total = len(requests) if hasattr(requests, "__len__") else None
+        waiting, numbered = deque(), enumerate(requests)
         with tqdm(total=total, desc=title, unit="request", leave=False) as bar:
             try:
-                for request in requests:
-                    waiting.append(asyncio.create_task(self.ask(request)))
-                    # Twice the slots: a slow answer at the head must not leave the others idle.
-                    if len(waiting) >= 2 * self.in_flight:
-                        yield await waiting.popleft()
+                while True:
+                    for position, request in numbered:
+                        waiting.append(asyncio.ensure_future(self._numbered(position, request)))
+                        if len(waiting) >= max(WINDOW, 2 * self.in_flight):
+                            break
+                    if not waiting:
+                        break
+                    if not ordered:
+                        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    done = [waiting[0]] if ordered else [task for task in waiting if task.done()]
+                    for task in done:
+                        waiting.remove(task)
+                        yield await task
+                        bar.set_postfix_str(self.meter(), refresh=False)
                         bar.update()
-                while waiting:
-                    yield await waiting.popleft()
-                    bar.update()
             finally:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-                self._streams -= 1
-                if self._client and not self._streams:
-                    # Its sockets belong to this event loop, which may be gone before `close`.
-                    client, self._client = self._client, None
-                    await client.close()
+                await self._wind_down(waiting)
+
+    async def _numbered(self, position, request):
+        return (await self.ask(request)).model_copy(update={"position": position})
+
+    async def _wind_down(self, waiting):
+        """Cancel what is not sent, await what is, and close the client when nobody streams any more."""
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        self._streams -= 1
+        if not self._streams:
+            await self.live.wind_down()
+
+    def meter(self):
+        """What the progress bar says beside its count: cost so far, answers from disk, re-asks."""
+        parts = []
+        if self.live.price and self.live.price.output:
+            limit = f" of {self.live.max_usd:g}" if self.live.max_usd else ""
+            parts.append(f"{self.used['usd']:.4f}{limit} USD")
+        parts += [f"{self.used[name]} {name}" for name in ("recorded", "stored", "reasked") if self.used[name]]
+        return ", ".join(parts)
+
+    def problems(self):
+        """One sentence on the samples that cannot be used as they are after all re-asks."""
+        bad = [f"{self.used[name]} {name.replace('_', ' ')}" for name in STATUSES if name != OK and self.used[name]]
+        return (
+            f"of {self.used['samples']} samples {', '.join(bad) or 'none'} cannot be used as they are; "
+            f"{self.used['reasked']} were asked again"
+        )
 
     def check(self):
         """None when the server answers and has the model; InputError in one sentence when not. Generates nothing."""
@@ -194,12 +202,12 @@ class Teacher:
         import openai
 
         try:
-            client = openai.OpenAI(base_url=self.base_url, api_key=_key(), timeout=20, max_retries=1)
-            served = [model.id for model in client.models.list()]
+            with openai.OpenAI(base_url=self.base_url, api_key=api_key(), timeout=20, max_retries=1) as client:
+                served = [model.id for model in client.models.list()]
         except openai.NotFoundError:
             return  # it answers, but keeps no list of models
         except openai.OpenAIError as error:
-            raise self._unreachable(error) from None
+            raise self.live.unreachable(failure(error)) from None
         if self.model not in served:
             raise InputError(
                 f"teacher_model {self.model!r} is not served at teacher_url {self.base_url}, which has "
@@ -208,158 +216,81 @@ class Teacher:
 
     def close(self):
         """Stop the embedded server, if this teacher started it, and close the store."""
-        self._open.close()
-        self._client, self._address = None, None
-        self._store.close()
+        self.live.close()
+        self.store.close()
 
-    def _known(self, key, sample):
-        if (key, sample) in self.recorded:
-            self.used["recorded"] += 1
-            return self.recorded[key, sample]
-        row = self._store.execute("SELECT * FROM replies WHERE key = ? AND sample = ?", (key, sample)).fetchone()
-        self.used["stored"] += row is not None
-        return row
+    def missing(self, key, n):
+        """(how many rows are stored, what is still to be asked): the latter as [(attempt, before, [sample])].
 
-    async def _ask_live(self, key, request, samples):
-        import openai
+        before: None or (status, reason) of the attempt that could not be used. Nothing is asked beyond `reasks`.
+        """
+        stored, rows = self._rows(key)
+        groups = {}
+        for sample in range(n):
+            tried = [row for row in rows if row["sample"] == sample]
+            if any(row["status"] == OK for row in tried) or len(tried) > self.reasks:
+                continue
+            before = (tried[-1]["status"], tried[-1]["reason"] or "") if tried else None
+            groups.setdefault((len(tried), before), []).append(sample)
+        return stored, [(attempt, before, samples) for (attempt, before), samples in groups.items()]
 
+    def _rows(self, key):
+        """(how many rows are stored, all rows): the recorded attempts, then those in the store."""
+        stored, recorded = self.store.attempts(key), self.recorded.get(key, [])
+        known = {(row["sample"], row["attempt"]) for row in recorded}
+        return len(stored), [*recorded, *(row for row in stored if (row["sample"], row["attempt"]) not in known)]
+
+    def reply(self, key, n):
+        """The Reply from what is stored: of each sample the usable attempt, or else the last one that has a text."""
+        rows = self._rows(key)[1]
+        chosen = []
+        for sample in range(n):
+            tried = [row for row in rows if row["sample"] == sample]
+            usable = [row for row in tried if row["status"] == OK]
+            chosen.append((usable or [row for row in tried if row["text"].strip()][-1:] or tried)[0])
+            self.used["reasked"] += len(tried) > 1
+        self.used.update(row["status"] for row in chosen if row["status"] != OK)
+        self.used.update({"requests": 1, "samples": n})
+        return Reply(
+            key=key,
+            texts=[row["text"] for row in chosen],
+            statuses=[row["status"] for row in chosen],
+        )
+
+    def restored(self, key, n, role):
+        """A Request as the store has it."""
+        body = self.store.body(key)
+        return Request(n=n, role=role or "", **{name: value for name, value in body.items() if name != "model"})
+
+    def _may_ask(self, key, request):
         if self.replay_only:
             raise InputError(
                 f"the recorded replies hold no answer for request {key[:12]} of {self.stage}, role {request.role!r}; "
                 "record them again with `make notebooks`"
             )
-        options = {}
-        if request.json_schema:
-            own = self.base_url == "embedded"
-            schema = request.json_schema if own else form_only(request.json_schema)
-            named = {"name": "reply", "strict": True, "schema": schema}
-            options["response_format"] = {"type": "json_schema", "json_schema": named}
-        client = self._async_client()
-        async with self._slots:
-            started = time.perf_counter()
-            try:
-                answer = await client.chat.completions.create(
-                    model=self.model,
-                    messages=request.messages,
-                    n=len(samples),
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    max_tokens=request.max_tokens,
-                    # A re-ask of the samples a killed run lacked must not repeat the ones it had.
-                    seed=request.seed * 1000 + samples[0],
-                    **options,
-                )
-            except openai.OpenAIError as error:
-                raise self._unreachable(error) from None
-        return self._keep(key, request, samples, answer, time.perf_counter() - started)
-
-    def _keep(self, key, request, samples, answer, seconds):
-        """The rows of a live answer, on disk before anyone sees them."""
-        if len(answer.choices) != len(samples):
-            raise InputError(
-                f"{self.base_url} returned {len(answer.choices)} of {len(samples)} answers to one request (n = "
-                f"{len(samples)}); use a server that supports n"
-            )
-        rows = []
-        for position, (sample, choice) in enumerate(zip(samples, answer.choices, strict=True)):
-            # The prompt is read once and the usage is reported once, so both are booked with the first sample.
-            usage = answer.usage if position == 0 else None
-            rows.append(
-                {
-                    "key": key,
-                    "sample": sample,
-                    "text": choice.message.content or "",
-                    "finish_reason": choice.finish_reason,
-                    "prompt_tokens": usage.prompt_tokens if usage else 0,
-                    "completion_tokens": usage.completion_tokens if usage else 0,
-                    "seconds": seconds if position == 0 else 0.0,
-                    "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    "run": self.run,
-                    "stage": self.stage,
-                    "role": request.role,
-                }
-            )
-        body = {"model": self.model, **request.model_dump(exclude={"n", "role"})}
-        with self._store:
-            self._store.execute(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, json.dumps(body, ensure_ascii=False))
-            )
-            self._store.executemany(
-                "INSERT OR IGNORE INTO replies VALUES (:key, :sample, :text, :finish_reason, :prompt_tokens, "
-                ":completion_tokens, :seconds, :finished, :run, :stage, :role)",
-                rows,
-            )
-        self.used["live"] += len(rows)
-        self.used["prompt_tokens"] += rows[0]["prompt_tokens"]
-        self.used["completion_tokens"] += rows[0]["completion_tokens"]
-        return rows
-
-    def _async_client(self):
-        import openai
-
-        if self._address is None:
-            local = self.base_url == "embedded"
-            serving = embedded.serve(slots=self.in_flight) if local else nullcontext(self.base_url)
-            self._address = self._open.enter_context(serving)
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(base_url=self._address, api_key=_key(), timeout=600, max_retries=5)
-            self._slots = asyncio.Semaphore(self.in_flight)
-        return self._client
-
-    def _unreachable(self, error):
-        # The library's own message may quote part of the key: say the kind of failure and the status, no more.
-        status = getattr(error, "status_code", None)
-        kind = f"answers with status {status}" if status else f"does not answer ({type(error).__name__})"
-        way = WAYS_OUT.get(status, "start it or correct teacher_url")
-        return InputError(f"teacher_url {self.base_url} {kind} for model {self.model!r}; {way}: nothing is lost")
 
 
-def _key():
-    # Local servers want no key, but the client insists on one.
-    return os.environ.get("OPENAI_API_KEY") or "none"
-
-
-def _recorded():
-    if not RECORDED.exists():
-        return {}
-    rows = read_jsonl(RECORDED, ("key", "sample", "text", "finish_reason"))
-    return {(row["key"], row["sample"]): row for row in rows}
-
-
-def _connect(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        store = sqlite3.connect(path, timeout=60)
-        store.row_factory = sqlite3.Row
-        store.execute("PRAGMA journal_mode = WAL")
-        store.executescript(TABLES)
-    except sqlite3.DatabaseError as error:
+def _check(model, base_url, language, reasks, max_usd, batch):
+    """None for a teacher that can work; InputError otherwise."""
+    if base_url == "embedded" and language != "en":
         raise InputError(
-            f"{shown(path)} cannot be read as the store of replies ({error}); move it away to start a new one"
-        ) from None
-    return store
-
-
-def record(store, path=RECORDED):
-    """Write every reply of a store as the recorded replies, in a fixed order; how many there were."""
-    connection = _connect(Path(store))
-    rows = connection.execute(
-        "SELECT stage, role, key, sample, text, finish_reason, prompt_tokens, completion_tokens FROM replies "
-        "ORDER BY stage, role, key, sample"
-    ).fetchall()
-    connection.close()
-    write_jsonl(path, (dict(row) for row in rows))
-    return len(rows)
-
-
-def ledger(store, run):
-    """What a run asked live, a row a stage: stage, samples, prompt and completion tokens, seconds of waiting."""
-    connection = _connect(Path(store))
-    rows = connection.execute(
-        "SELECT stage, COUNT(*) AS samples, SUM(prompt_tokens) AS prompt_tokens, "
-        "SUM(completion_tokens) AS completion_tokens, SUM(seconds) AS seconds FROM replies WHERE run = ? "
-        "GROUP BY stage ORDER BY stage",
-        (run,),
-    ).fetchall()
-    connection.close()
-    return [dict(row) for row in rows]
+            f"language is {language!r}, but the embedded model knows English only; set teacher_url and "
+            "teacher_model to an OpenAI-compatible server"
+        )
+    if base_url == "embedded" and model != embedded.NAME:
+        # Its answers would be stored under the other model's name.
+        raise InputError(
+            f"teacher_model is {model!r}, but teacher_url is 'embedded', which serves {embedded.NAME} only; "
+            "set teacher_url to the server that has it"
+        )
+    if "@" in base_url:
+        raise InputError("teacher_url holds a name or password; leave it out and set OPENAI_API_KEY instead")
+    if reasks > 9:
+        raise InputError(f"reasks is {reasks}; more than 9 are not kept apart: lower it")
+    if max_usd and not pricing.price_of(model):
+        raise InputError(
+            f"max_usd is {max_usd:g}, but no price is known for teacher_model {model!r}; add it to "
+            "rolellm_utils/prices.yaml, or name a price file in ROLELLM_PRICES"
+        )
+    if batch and base_url == "embedded":
+        raise InputError("teacher_batch is true, but the embedded model has no Batch API; set it to false")

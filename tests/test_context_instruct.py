@@ -92,10 +92,10 @@ def test_chinese_questions_are_compared_by_words():
 
 
 def test_an_unreadable_reply_is_kept_as_a_reject_with_its_text():
-    cut = Reply(key="k", texts=['{"triplets": [{"question": "Wh'], finish_reasons=["length"])
+    cut = Reply(key="k", texts=['{"triplets": [{"question": "Wh'], statuses=["cut_off"])
     where = {"role": "B", "type": "script_based", "file": "a.txt", "lines": (1, 2)}
     assert context_instruct.candidates(cut, where, 2) == ([], [{"reason": "cut off", **where, "text": cut.text}])
-    other = Reply(key="k", texts=["hello", "{}"], finish_reasons=["stop", "stop"])
+    other = Reply(key="k", texts=["hello", "{}"], statuses=["invalid", "invalid"])
     found, rejects = context_instruct.candidates(other, where, 2)
     assert not found and [row["reason"] for row in rejects] == ["not of the form asked for"] * 2
 
@@ -105,7 +105,7 @@ def test_an_answer_broken_off_by_the_schema_ends_at_its_last_sentence():
     for answer, kept in (("It was Bela. " + "And so " * 40, "It was Bela."), ("And so " * 40, None)):
         answer = answer[: context_instruct.LONGEST_ANSWER]
         text = json.dumps({"triplets": [item | {"answer": answer}]})
-        reply = Reply(key="k", texts=[text], finish_reasons=["stop"])
+        reply = Reply(key="k", texts=[text], statuses=["ok"])
         found, _ = context_instruct.candidates(reply, {"role": "B", "type": "script_based"}, 1)
         assert found[0].answer == (kept or answer)
         rejects = context_instruct.select(found, "en")[1]

@@ -39,12 +39,12 @@ def test_it_speaks_and_keeps_to_a_schema(tmp_path):
     first, second = asyncio.run(both())
     teacher.close()
     assert len(first.texts) == 2 and all(first.texts)
-    assert second.finish_reasons == ["length"] or parse_json(second.text, profiles.SCHEMA)
+    assert second.statuses != ["ok"] or parse_json(second.text, profiles.SCHEMA)
 
 
 def test_recorded_replies_are_what_the_model_says(tmp_path, capsys):
     """Sampling drifts with the processor and with what is batched, so the agreement is printed; the form holds."""
-    recorded = {(row["key"], row["sample"]): row for row in read_jsonl(RECORDED)}
+    recorded = {(row["key"], row["sample"]): row for row in read_jsonl(RECORDED) if not row["attempt"]}
     script = profiles.read_scripts([str(ROOT / "rolellm_utils/starter/lantern_rock.txt")], ["Oswin", "Neha"])[0]
     asked = [
         profiles.request(script, role, "en", temperature=0.7, top_p=0.95, max_tokens=220) for role in ("Oswin", "Neha")
@@ -62,8 +62,8 @@ def test_recorded_replies_are_what_the_model_says(tmp_path, capsys):
         alike = difflib.SequenceMatcher(None, reply.text, row["text"]).ratio()
         with capsys.disabled():
             print(f"\nrecorded against live, {row['role']}: {alike:.0%} of the characters agree")
-        assert row["text"].strip() and row["finish_reason"] in ("stop", "length")
-        if row["finish_reason"] == reply.finish_reasons[0] == "stop":
+        assert row["text"].strip() and row["status"] in ("ok", "cut_off", "invalid")
+        if row["status"] == reply.statuses[0] == "ok":
             assert json.loads(row["text"]).keys() == json.loads(reply.text).keys()
 
 

@@ -16,7 +16,7 @@ def script(*turns, scene="1"):
 
 
 def reply(value):
-    return Reply(key="k", texts=[value if isinstance(value, str) else json.dumps(value)], finish_reasons=["stop"])
+    return Reply(key="k", texts=[value if isinstance(value, str) else json.dumps(value)], statuses=["ok"])
 
 
 def test_a_pair_answers_another_speaker_in_the_same_scene():

@@ -51,14 +51,14 @@ def test_long_turns_are_clipped_at_a_sentence():
 
 
 def test_references_and_baseline_stay_apart_and_cut_answers_end_at_a_sentence():
-    reply = Reply(key="k", texts=["One. Two", "Three. Fo", "Base."], finish_reasons=["stop", "length", "stop"])
+    reply = Reply(key="k", texts=["One. Two", "Three. Fo", "Base."], statuses=["ok", "cut_off", "ok"])
     row = rolegpt.general_row("B", "Q?", reply, 2)
     assert row["generated"] == ["One. Two", "Three."] and row["baseline"] == "Base." and row["shortened"] == 1
 
 
 def test_a_role_specific_row_keeps_its_reference_and_its_source():
     row = {"id": 7, "instruction": "Q?", "answer": "A.", "type": "script_based", "file": "a.txt", "lines": [3, 9]}
-    made = rolegpt.specific_row("B", row, Reply(key="k", texts=["Said. And"], finish_reasons=["length"]))
+    made = rolegpt.specific_row("B", row, Reply(key="k", texts=["Said. And"], statuses=["cut_off"]))
     assert made["generated"] == ["A."] and made["baseline"] == "Said." and made["kind"] == "script_based"
     assert (made["id"], made["file"], made["lines"]) == (7, "a.txt", [3, 9])
 
