@@ -10,6 +10,8 @@ import json
 import os
 import secrets
 import tempfile
+from copy import copy
+from datetime import UTC, datetime, timedelta
 
 from tqdm import tqdm
 
@@ -20,6 +22,7 @@ from rolellm_utils.wire import BLOCKED, Failed, Refused, blocked, completion, fa
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 150_000_000  # of one batch; OpenAI takes 200 MB
 POLL = 30.0  # seconds
+SENDING = timedelta(hours=1)  # the longest that writing and uploading a batch may take
 FOREVER = 10 * 365 * 86_400.0  # the claim of a batch ends when it is collected
 LOST_ROUNDS = 3  # rounds that bring nothing, one after another, before we give up
 OVER = ("completed", "failed", "expired", "cancelled")
@@ -49,6 +52,7 @@ async def ask_all(teacher, requests, title=""):
                         "look at the batches at the server, then run again: nothing is lost"
                     )
                 if not sent and not kept:
+                    _check_elsewhere(teacher, left)
                     await asyncio.sleep(POLL)  # another process has them in hand
                 todo = ((key, teacher.restored(key, n, role)) for key, n, role in left)
     finally:
@@ -57,10 +61,25 @@ async def ask_all(teacher, requests, title=""):
         yield teacher.reply(key, n).model_copy(update={"position": position})
 
 
+def _check_elsewhere(teacher, left):
+    """InputError when a batch at another address holds what is left: it would never be collected here."""
+    open_here = {f"batch/{row['token']}" for row in teacher.store.open_batches(teacher.base_url)}
+    for key, *_ in left:
+        for claim in teacher.store.claims_of(key):
+            if claim["owner"].startswith("batch/") and claim["owner"] not in open_here:
+                there = teacher.store.address(claim["owner"].removeprefix("batch/"))
+                raise InputError(
+                    f"a batch at {there or 'an unknown address'} holds requests of {teacher.stage}; set teacher_url to "
+                    "that to collect it"
+                )
+
+
 def _noted(teacher, requests, order):
     """The requests with their keys, one by one, each noted in `order`."""
     for request in requests:
         key = teacher.key(request)
+        if teacher.missing(key, request.n)[1]:
+            teacher.may_ask(key, request.role)
         order.append((key, request.n, request.role))
         yield key, request
 
@@ -153,6 +172,11 @@ class _Writing:
             row["batch_id"] = await _create(self.teacher, client, row["token"], uploaded.id)
         except Exception as error:
             problem = _problem(error)
+            if isinstance(problem, Refused) and problem.status in (404, 405):
+                store.end_batch(row)
+                raise InputError(
+                    f"teacher_url {self.teacher.base_url} has no Batch API; set teacher_batch to false"
+                ) from None
             if "file_id" not in row or not isinstance(problem, Failed):
                 store.end_batch(row)
             raise self.teacher.live.unreachable(problem) if problem else error from None
@@ -180,15 +204,24 @@ async def _create(teacher, client, token, file_id):
 
 
 async def _find(client, token):
-    """The batch at the server that carries our token, or None: it lists the latest first, so a hundred will do."""
-    found = await client.batches.list(limit=100)
-    return next((batch for batch in found.data if (batch.metadata or {}).get("rolellm") == token), None)
+    """The batch at the server that carries our token, or None: among the latest thousand, which it lists first."""
+    number = 0
+    async for batch in client.batches.list(limit=100):
+        if (batch.metadata or {}).get("rolellm") == token:
+            return batch
+        number += 1
+        if number == 1000:
+            break
+    return None
 
 
 def _problem(error):
     """The client's exception as Failed or Refused; None for an exception of another kind."""
+    import httpx2
     import openai
 
+    if isinstance(error, httpx2.HTTPError):  # a download that breaks off
+        return Failed("breaks off")
     return failure(error) if isinstance(error, openai.OpenAIError) else None
 
 
@@ -217,16 +250,23 @@ async def _settle(teacher, client, bar):
 
 async def _look(teacher, client, row, bar):
     """None for a batch that is not over; else (new replies, refusals) after its lines are stored."""
+    import openai
+
     try:
         if not row["batch_id"]:
-            if row["owner"] not in ("", teacher.store.owner) and not is_dead(row["owner"]):
-                return None  # its process is about to send it
+            if _is_sending(row, teacher.store.owner):
+                return None
             if not (found := await _find(client, row["token"])):
                 teacher.store.end_batch(row)  # it never came to be: its requests are free again
                 return 0, []
             row |= {"batch_id": found.id, "state": "sent"}
             teacher.store.write_batch(row)
-        batch = await client.batches.retrieve(row["batch_id"])
+        try:
+            batch = await client.batches.retrieve(row["batch_id"])
+        except openai.NotFoundError:
+            # Deleted, or of another project: what it may have cost is counted.
+            teacher.store.end_batch(row, "its batch is gone from the server")
+            return 0, []
         counts = batch.request_counts
         bar.set_postfix_str(f"batch {batch.status}" + (f" {counts.completed}/{counts.total}" if counts else ""))
         if batch.status not in OVER:
@@ -240,15 +280,31 @@ async def _look(teacher, client, row, bar):
                 f"the server has failed batch {batch.id} of {row['stage']} ({code}); mend that and run again: nothing "
                 "is lost"
             )
-        return await _collect(teacher, client, row, batch, bar)
+        found = await _collect(teacher, client, row, batch, bar)
+        if row["run"] != teacher.run:
+            return found[0], []
+        if batch.status == "cancelled":
+            raise InputError(
+                f"batch {batch.id} of {row['stage']} was cancelled at the server; what it had answered is stored: run "
+                "again to ask for the rest"
+            )
+        return found
     except Exception as error:
         problem = _problem(error)
         raise teacher.live.unreachable(problem) if problem else error from None
 
 
+def _is_sending(row, owner):
+    """True when the process that writes a batch is about to send it; after an hour nobody is."""
+    began = datetime.strptime(row["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return row["owner"] not in ("", owner) and not is_dead(row["owner"]) and datetime.now(UTC) - began < SENDING
+
+
 async def _collect(teacher, client, row, batch, bar):
     """(new replies, refusals) of a batch that is over: every line stored, then its claims ended."""
     held = {claim["key"][:40]: claim for claim in teacher.store.claims(f"batch/{row['token']}")}
+    asked = copy(teacher.live.server)  # what it did without when the lines were written
+    asked.lacks = set(asked.lacks)
     kept, refused = 0, []
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
         with tempfile.NamedTemporaryFile(delete=False) as file:
@@ -258,7 +314,7 @@ async def _collect(teacher, client, row, batch, bar):
                 await content.stream_to_file(path)
             with open(path, "rb") as lines:
                 for line in lines:
-                    new, problem = _keep(teacher, held, line)
+                    new, problem = _keep(teacher, asked, held, line)
                     kept += new
                     bar.update(new)
                     refused += [problem] if problem else []
@@ -268,7 +324,7 @@ async def _collect(teacher, client, row, batch, bar):
     return kept, refused
 
 
-def _keep(teacher, held, line):
+def _keep(teacher, asked, held, line):
     """(new replies, refusal or None) of a line of a batch's output, which may come in any order, and twice."""
     try:
         found = json.loads(line)
@@ -279,7 +335,8 @@ def _keep(teacher, held, line):
         return 0, None  # no line of ours; what it answered stays open and is asked again
     request = teacher.restored(claim["key"], len(samples), claim["role"])
     try:
-        answer = _answer(teacher, response, request)
+        body = asked.body(teacher.model, request, samples, 0, None, teacher.live.language)
+        answer = _answer(teacher, response, body, len(samples))
     except Failed:
         return 0, None
     except Refused as problem:
@@ -295,20 +352,18 @@ def _keep(teacher, held, line):
     return new, None
 
 
-def _answer(teacher, response, request):
-    """The completion in a line's response; None to ask again, Refused when that is no use."""
-    status, body = response.get("status_code"), response.get("body") or {}
+def _answer(teacher, response, body, n):
+    """The completion in a line's response to a request body; None to ask again, Refused when that is no use."""
+    status, found = response.get("status_code"), response.get("body") or {}
     if status == 200:
-        return completion(json.dumps(body))
-    error = body.get("error") or {}
+        return completion(json.dumps(found))
+    error = found.get("error") or {}
     code = str(error.get("code") or "")
     if code in BLOCKED:
-        return blocked(code, request.n)
+        return blocked(code, n)
     if status is None or status == 429 or status >= 500:
         return None
     refused = Refused(status, str(error.get("message")), error.get("param"), code)
-    if teacher.live.learnt(
-        refused, teacher.live.server.body(teacher.model, request, range(request.n), 0, None, teacher.live.language)
-    ):
+    if teacher.live.learnt(refused, body):
         return None
     raise refused

@@ -6,9 +6,11 @@ import os
 import time
 from collections import Counter
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
+from typing import NamedTuple
 
 from rolellm_utils import embedded, pricing
-from rolellm_utils.pace import JITTER, LONGEST_WAIT
+from rolellm_utils.pace import JITTER, LONGEST_OBEYED, LONGEST_WAIT
 from rolellm_utils.records import InputError
 from rolellm_utils.store import now
 from rolellm_utils.wire import BLOCKED, Failed, Refused, Server, blocked, completion, failure, status_of, usage_of
@@ -35,6 +37,13 @@ FALLBACKS = {
 }
 
 
+class Wait(NamedTuple):
+    """Seconds until the next try, and whether a rate limit is the reason."""
+
+    seconds: float
+    limited: bool
+
+
 class Live:
     """One server and one model, asked for one stage of a run; the parameters are the teacher's."""
 
@@ -46,21 +55,23 @@ class Live:
         self.price = pricing.price_of(model)
         self.used = Counter()
         self._client, self._loop, self._address = None, None, None
-        self._open, self._flying, self._posted = ExitStack(), set(), set()
-        self.waited = False
+        self._open, self._flying, self._posted = ExitStack(), {}, set()
+        self.streams = 0  # of the teacher, open now
+        self.waited, self._said = False, set()
         self.stopped = None  # the error that ends a stage: nothing is sent after it
 
     async def ask(self, key, plain, request, stored, group):
         """Ask for a group of samples of a request, (attempt, what was wrong before, samples), and store the answer.
 
         plain: the request as the store keeps it; stored: how many rows it has there. What is sent is awaited and
-        stored even if the caller is cancelled. Returns without an answer, after a while, when another process has
-        the request in hand: look again.
+        stored even if the caller is cancelled; who asks for it meanwhile waits for that. Returns without an answer,
+        after a while, when another process has the request in hand: look again.
         """
         self._start()
-        flight = asyncio.ensure_future(self._fly(key, plain, request, stored, *group))
-        self._flying.add(flight)
-        flight.add_done_callback(self._landed)
+        flight = self._flying.get(key)
+        if not flight:
+            flight = self._flying[key] = asyncio.ensure_future(self._fly(key, plain, request, stored, *group))
+            flight.add_done_callback(partial(self._landed, key))
         try:
             await asyncio.shield(flight)
         except asyncio.CancelledError:
@@ -68,8 +79,9 @@ class Live:
                 flight.cancel()
             raise
 
-    def _landed(self, flight):
-        self._flying.discard(flight)
+    def _landed(self, key, flight):
+        if self._flying.get(key) is flight:
+            del self._flying[key]
         if not flight.cancelled():
             flight.exception()  # seen here as well: the caller may be gone
 
@@ -81,20 +93,28 @@ class Live:
             raise
 
     async def _tries(self, key, plain, request, stored, attempt, before, samples):
-        for tried in range(self.tries):
+        tried, until = 0, time.monotonic() + LONGEST_OBEYED
+        while True:
             async with self._slots:
                 if self.stopped:
-                    raise self.stopped
+                    raise type(self.stopped)(str(self.stopped))
                 some = samples[:1] if "n" in self.server.lacks else samples
                 body = self.server.body(self.model, request, some, attempt, before, self.language)
                 most = self.most_usd(body, len(some) * request.max_tokens)
-                lasts = self.timeout + LONGEST_WAIT
-                state = self.store.claim(key, stored, lasts, most, self.labels(request), self.max_usd)
+                state = self.store.held(key)
+                if not state:
+                    # Before the claim, which runs out: a turn may be an hour away.
+                    await self.pace.turn(body["messages"], len(some) * request.max_tokens)
+                    lasts = self.timeout + LONGEST_WAIT
+                    state = self.store.claim(key, stored, lasts, most, self.labels(request), self.max_usd)
                 if state == "mine":
-                    wait = await self._try(key, plain, request, attempt, some, body, most, tried)
+                    wait = await self._try(key, plain, request, attempt, some, body, tried)
             if state == "batch":
+                owner = self.store.claims_of(key)[0]["owner"] if self.store.claims_of(key) else ""
+                there = self.store.address(owner.removeprefix("batch/")) or self.base_url
                 raise InputError(
-                    f"a batch of the Batch API holds requests of {self.stage}; set teacher_batch to true to collect it"
+                    f"a batch of the Batch API at {there} holds requests of {self.stage}; set teacher_batch to true and "
+                    "teacher_url to that to collect it"
                 )
             if state == "busy" and not self.waited:
                 self.waited = True
@@ -103,14 +123,15 @@ class Live:
                 await asyncio.sleep(POLL * JITTER.uniform(0.5, 1))
             if state != "mine" or wait is None:
                 return
-            await asyncio.sleep(wait)
+            await asyncio.sleep(wait.seconds)
+            # A rate limit is no failure: it has an hour.
+            tried += 0 if wait.limited and time.monotonic() < until else 1
 
-    async def _try(self, key, plain, request, attempt, samples, body, most, tried):
-        """None when the answer is stored, else the seconds until the next try; the claim ends. InputError: given up."""
+    async def _try(self, key, plain, request, attempt, samples, body, tried):
+        """None when the answer is stored, else the Wait until the next try; the claim ends. InputError: given up."""
         lost = "stopped on its way"
+        self._posted.add(key)
         try:
-            await self.pace.turn(body["messages"], len(samples) * request.max_tokens)
-            self._posted.add(key)
             started = time.perf_counter()
             answer = await self._post(body)
             took = time.perf_counter() - started
@@ -123,13 +144,11 @@ class Live:
             # What may have been worked on counts as paid for: max_usd must hold.
             lost = str(error) if error.maybe_billed else ""
             if isinstance(error, Refused) and self.learnt(error, body):
-                return 0.0
+                return Wait(0.0, False)
             if isinstance(error, Refused) or tried + 1 >= self.tries:
                 raise self.unreachable(error, tried + 1) from None
-            return self.pace.after(error, tried)
+            return Wait(self.pace.after(error, tried), error.status == 429)
         finally:
-            if key not in self._posted:
-                lost = ""
             self._posted.discard(key)
             with suppress(InputError):  # a store that cannot be written has said so
                 self.store.release(key, lost)
@@ -140,7 +159,11 @@ class Live:
         from httpx2 import Response  # what the client speaks through; its own types are slow to build
 
         try:
-            response = await self._client.post("/chat/completions", cast_to=Response, body=body)
+            # The client's own limit is for the silence between two packets: a trickle would outlast the claim.
+            async with asyncio.timeout(self.timeout):
+                response = await self._client.post("/chat/completions", cast_to=Response, body=body)
+        except TimeoutError:
+            raise Failed("does not answer in time", maybe_billed=True) from None
         except openai.OpenAIError as error:
             problem = failure(error)
             if getattr(problem, "code", None) in BLOCKED:
@@ -156,17 +179,15 @@ class Live:
             self._address = self._open.enter_context(serving)
         if self._loop is not asyncio.get_running_loop() or self._client is None:
             # A client's sockets belong to one event loop.
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._flying, self._posted = asyncio.get_running_loop(), {}, set()
             self._client = self.client()
             self._slots = asyncio.Semaphore(self.in_flight)
 
     async def wind_down(self):
-        """Wait for what is on its way, and close the client: its event loop may be gone before `close`."""
+        """Wait for what is on its way; close the client when nobody needs it: its loop may be gone before `close`."""
         if self._flying:
-            _, late = await asyncio.wait(self._flying, timeout=WIND_DOWN)
-            for flight in late:
-                flight.cancel()
-        if self._client:
+            await asyncio.wait(self._flying.values(), timeout=WIND_DOWN)
+        if self._client and not self._flying and not self.streams:
             client, self._client = self._client, None
             await client.close()
 
@@ -213,17 +234,20 @@ class Live:
         self.used["prompt_tokens"] += rows[0]["prompt_tokens"]
         self.used["completion_tokens"] += rows[0]["completion_tokens"]
         self.used["usd"] += rows[0]["usd"] or 0.0
-        if ignored := self.server.notice(request, answer["choices"], asked):
-            LOG.warning("%s %s", self.base_url, FALLBACKS[ignored])
+        self._say(self.server.notice(request, answer["choices"], asked))
 
     def learnt(self, refused, body):
         """True when a refused request may be asked again without an option that the server lacks; said once."""
         if refused.status not in (400, 422, 501):
             return False
         option = self.server.learn(refused.message, refused.param, body)
-        if option:
-            LOG.warning("%s %s", self.base_url, FALLBACKS[option])
+        self._say(option)
         return bool(option)
+
+    def _say(self, option):
+        if option and option not in self._said:
+            self._said.add(option)
+            LOG.warning("%s %s", self.base_url, FALLBACKS[option])
 
     def labels(self, request):
         """What the ledger knows a request by."""
@@ -238,4 +262,4 @@ class Live:
 
 def api_key():
     """The key in OPENAI_API_KEY; local servers want none, but the client insists on one."""
-    return os.environ.get("OPENAI_API_KEY") or "none"
+    return os.environ.get("OPENAI_API_KEY", "").strip() or "none"

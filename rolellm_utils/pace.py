@@ -19,26 +19,26 @@ class Pace:
     def __init__(self, requests_per_minute=0, tokens_per_minute=0):
         self._gap = 60 / requests_per_minute if requests_per_minute else 0.0
         self._token = 60 / tokens_per_minute if tokens_per_minute else 0.0
-        self._free = 0.0
+        self._free, self._pause = 0.0, 0.0
 
     async def turn(self, messages, completion_tokens):
         """Wait until a request with these messages and so many tokens of answer may be sent."""
         start = max(self._free, time.monotonic())
         tokens = prompt_tokens(messages) + completion_tokens if self._token else 0
         self._free = start + max(self._gap, tokens * self._token)
-        while (wait := start - time.monotonic()) > 0:
+        while (wait := max(start, self._pause) - time.monotonic()) > 0:
             await asyncio.sleep(wait)
 
     def after(self, failure, tried):
-        """Seconds until try number `tried` + 2: exponential with jitter, or what `Retry-After` names.
+        """Seconds until try number `tried` + 2: exponential with jitter, at least what `Retry-After` names.
 
         A rate limit (429) stops every other request for that time as well.
         """
         wait = min(LONGEST_WAIT, 0.5 * 2**tried) * JITTER.uniform(0.5, 1)
         if failure.retry_after is not None:
-            wait = min(failure.retry_after, LONGEST_OBEYED) * JITTER.uniform(1, 1.1)
+            wait = max(wait, min(failure.retry_after, LONGEST_OBEYED) * JITTER.uniform(1, 1.1))
         if failure.status == 429:
-            self._free = max(self._free, time.monotonic() + wait)
+            self._pause = max(self._pause, time.monotonic() + wait)
         return wait
 
 

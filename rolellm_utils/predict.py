@@ -128,7 +128,7 @@ def to_file(model, rows, decoding, path, recorded=None):
 
 
 def requests(rows, decoding):
-    """One request a test row ({"role", "question", "system"}) to a served model; greedy, as the local students are."""
+    """One request a test row ({"role", "question", "system"}) to a served model; no repetition penalty."""
     return [
         Request(
             messages=[{"role": "system", "content": row["system"]}, {"role": "user", "content": row["question"]}],

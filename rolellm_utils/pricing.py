@@ -50,7 +50,10 @@ class Estimate(BaseModel):
     date: str = ""
 
     def __str__(self):
-        head = f"{self.calls} calls to {self.model} ({self.known} of {self.requests} requests are answered already)"
+        apart = f", {self.samples} on a server without n" if self.samples > self.calls else ""
+        head = (
+            f"{self.calls} calls to {self.model}{apart} ({self.known} of {self.requests} requests are answered already)"
+        )
         if not self.calls:
             return head + ": nothing to pay"
         least, most = self.completion_tokens
@@ -65,11 +68,12 @@ class Estimate(BaseModel):
 
 def price_list():
     """The price file: `date`, `batch`, `models`; ROLELLM_PRICES names another one. InputError for a wrong form."""
-    return _read(resolve(os.environ.get("ROLELLM_PRICES") or Path(__file__).with_name("prices.yaml")))
+    path = resolve(os.environ.get("ROLELLM_PRICES") or Path(__file__).with_name("prices.yaml"))
+    return _read(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @cache
-def _read(path):
+def _read(path, changed):
     try:
         listed = yaml.safe_load(path.read_text(encoding="utf-8"))
         models = {str(name): Price(**entry) for name, entry in listed["models"].items()}

@@ -19,8 +19,9 @@ def rescue(path):
     new, old = Store(path), sqlite3.connect(aside)
     old.row_factory = sqlite3.Row
     old.execute("PRAGMA writable_schema = ON")  # lets SQLite open a file that has become too short
-    # What costs money to lose; claims are void by now.
+    # What costs money to lose; of the claims those of batches, whose answers are still to come.
     saved = {table: new.take(table, _readable(old, table)) for table in ("requests", "replies", "losses", "batches")}
+    new.take("claims", (row for row in _readable(old, "claims") if row["owner"].startswith("batch/")))
     new.close()
     old.close()
     return saved["replies"], aside
@@ -46,7 +47,9 @@ def main():
         print(f"{shown(path)} does not exist: there is nothing to rescue", file=sys.stderr)
         return 1
     saved, aside = rescue(path)
-    print(f"{saved} replies saved in {shown(path)}; the damaged file is now {shown(aside)}")
+    print(
+        f"{saved} replies saved in {shown(path)}; the damaged file is now {shown(aside)}; restart notebooks that are open"
+    )
     return 0
 
 

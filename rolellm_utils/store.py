@@ -104,7 +104,9 @@ class Store:
         db.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self):
-        """Give back the claims of this store and close the file."""
+        """Give back the claims of this store and close the file; closing twice is fine."""
+        if self not in OPEN:
+            return
         OPEN.discard(self)
         try:
             with self._transaction() as db:
@@ -127,12 +129,10 @@ class Store:
         beside what other requests of the run have reserved it does not fit below `max_usd` (0: no limit). A claim
         lasts `seconds` and reserves `usd`. Raises BudgetReached where it does not fit though nothing is in flight.
         """
-        if self._held(key):  # a look without the lock: most are still held at the next look, too
-            return self._held(key)
         with self._transaction() as db:
             if db.execute("SELECT COUNT(*) FROM replies WHERE key = ?", (key,)).fetchone()[0] != stored:
                 return "known"
-            if state := self._held(key):
+            if state := self.held(key):
                 return state
             for held in db.execute("SELECT * FROM claims WHERE key = ?", (key,)).fetchall():
                 self._end(db, held, "its process died")
@@ -146,7 +146,8 @@ class Store:
                 db.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, body))
             return "mine"
 
-    def _held(self, key):
+    def held(self, key):
+        """ "busy" or "batch" when a process or a batch has a request in hand, else ""."""
         held = self._rows("SELECT owner, expires FROM claims WHERE key = ?", (key,))
         # A claim of our own that nobody answers is left from an answer that could not be stored.
         if not held or held[0]["owner"] == self.owner or _is_over(held[0]):
@@ -164,8 +165,8 @@ class Store:
         if db.execute(in_flight, (run,)).fetchone()[0]:
             return True
         raise BudgetReached(
-            f"max_usd {max_usd:g} is reached: run {run!r} has spent {spent + reserved:.4f} USD and the next request "
-            f"may cost {usd:.4f}; raise max_usd and run again to go on from here"
+            f"max_usd {max_usd:g} is reached: run {run!r} has spent or reserved {spent + reserved:.4f} USD and the next "
+            f"request may cost {usd:.4f}; raise max_usd and run again to go on from here"
         )
 
     def _spent(self, db, run):
@@ -217,7 +218,7 @@ class Store:
     def _end_dead(self, db):
         """What processes that are gone had in flight may have been billed."""
         for held in db.execute("SELECT * FROM claims WHERE owner NOT LIKE 'batch/%'").fetchall():
-            if _is_over(held):
+            if held["owner"] != self.owner and _is_over(held):
                 self._end(db, held, "its process died")
 
     def take(self, table, rows):
@@ -227,7 +228,7 @@ class Store:
             for row in rows:
                 marks = ", ".join(f":{name}" for name in row)
                 db.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
-                if row.get("usd"):
+                if row.get("usd") and table in ("replies", "losses"):
                     self._spend(db, row["run"], row["usd"])
                 count += 1
         return count
@@ -248,11 +249,21 @@ class Store:
                 {name: batch.get(name) for name in names},
             )
 
-    def end_batch(self, batch):
-        """Free what a batch still claims and mark it done."""
+    def end_batch(self, batch, reason=""):
+        """Free what a batch still claims and mark it done; with a `reason`, what it reserved is booked as lost."""
         with self._transaction() as db:
-            db.execute("DELETE FROM claims WHERE owner = ?", (f"batch/{batch['token']}",))
+            for held in db.execute("SELECT * FROM claims WHERE owner = ?", (f"batch/{batch['token']}",)).fetchall():
+                self._end(db, held, reason)
             db.execute("UPDATE batches SET state = 'done' WHERE token = ?", (batch["token"],))
+
+    def claims_of(self, key):
+        """The claim on a request, in a list, or an empty list."""
+        return self._rows("SELECT * FROM claims WHERE key = ?", (key,))
+
+    def address(self, token):
+        """The base URL of the server that has a batch; "" for one that nobody knows."""
+        found = self._rows("SELECT base_url FROM batches WHERE token = ?", (token,))
+        return found[0]["base_url"] if found else ""
 
     def claims(self, owner):
         """The claims of an owner."""
@@ -317,9 +328,13 @@ class Store:
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 what = f"cannot be written ({error}); free disk space and run again: only what is in flight is lost"
             elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                what = f"is held by another program ({error}); close that and run again: nothing is lost"
+                what = f"is held by another program ({error}); close that and run again: only what is in flight is lost"
             elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
                 what = f"cannot be opened for writing ({error}); check its permissions and those of its folder"
+            elif isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+                what = "is closed, as its stage is finished: run the cell that makes the teacher again"
+            elif code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                what = f"cannot be used ({error}); it must lie on a local disk"
             else:
                 what = (
                     f"is damaged ({error}); `python -m rolellm_utils.rescue` saves every reply that can still be read "

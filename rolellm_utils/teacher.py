@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rolellm_utils import batch, embedded, pricing
+from rolellm_utils import batch as batch_api
+from rolellm_utils import embedded, pricing
 from rolellm_utils.live import Live, api_key
 from rolellm_utils.pace import Pace
 from rolellm_utils.records import InputError, Reply, Request
@@ -61,6 +62,7 @@ class Teacher:
         tries=8,
     ):
         _check(model, base_url, language, reasks, max_usd, batch)
+        base_url = base_url.rstrip("/")  # batches are looked up by it
         self.model, self.base_url, self.run, self.stage = model, base_url, run, stage
         self.in_flight, self.reasks, self.batch = in_flight, reasks, batch
         # Tests set ROLELLM_REPLAY to "only", recording sets it to "off"; users leave it alone.
@@ -73,7 +75,7 @@ class Teacher:
             in_flight=in_flight, max_usd=max_usd, timeout=timeout, tries=tries,
         )  # fmt: skip
         self.used = self.live.used
-        self._streams, self._locks = 0, {}
+        self._locks = {}
 
     @classmethod
     def of(cls, stage, model=None, base_url=None):
@@ -108,7 +110,7 @@ class Teacher:
 
         Raises InputError when the server refuses, or fails `tries` times, and when `max_usd` is reached.
         """
-        if not self._streams:
+        if not self.live.streams:
             self.live.stopped = None
         key = self.key(request)
         # The same question asked twice at once waits for the first answer.
@@ -120,7 +122,7 @@ class Teacher:
                 settled = request.n - sum(len(samples) for *_, samples in groups)
                 self.used["recorded" if key in self.recorded else "stored"] += settled
                 while groups:
-                    self._may_ask(key, request)
+                    self.may_ask(key, request.role)
                     await self.live.ask(key, self.plain(request), request, stored, groups[0])
                     stored, groups = self.missing(key, request.n)
         finally:
@@ -133,16 +135,17 @@ class Teacher:
         """The replies to any number of requests, with a progress bar: in their order, or as they come (`position`).
 
         The requests may be a generator; a few hundred are looked at ahead of the reply that is due, and sent in their
-        order, so keep those of one role together: its prompt then is in the server's prefix cache. When the caller
-        stops or an error ends it, what is in flight is awaited and stored.
+        order, so keep those of one role together: its prompt then is in the server's prefix cache. When an error ends
+        it, what is in flight is awaited for a minute and stored; so it is when the caller leaves early, provided the
+        stream is closed (`contextlib.aclosing`). Through the Batch API replies come in order.
         """
         if self.batch:
-            async for reply in batch.ask_all(self, requests, title):
+            async for reply in batch_api.ask_all(self, requests, title):
                 yield reply
             return
-        if not self._streams:
+        if not self.live.streams:
             self.live.stopped = None
-        self._streams += 1
+        self.live.streams += 1
         total = len(requests) if hasattr(requests, "__len__") else None
         waiting, numbered = deque(), enumerate(requests)
         with tqdm(total=total, desc=title, unit="request", leave=False) as bar:
@@ -173,8 +176,8 @@ class Teacher:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        self._streams -= 1
-        if not self._streams:
+        self.live.streams -= 1
+        if not self.live.streams:
             await self.live.wind_down()
 
     def meter(self):
@@ -262,10 +265,11 @@ class Teacher:
         body = self.store.body(key)
         return Request(n=n, role=role or "", **{name: value for name, value in body.items() if name != "model"})
 
-    def _may_ask(self, key, request):
+    def may_ask(self, key, role):
+        """None when requests may be sent; InputError where only recorded replies are allowed."""
         if self.replay_only:
             raise InputError(
-                f"the recorded replies hold no answer for request {key[:12]} of {self.stage}, role {request.role!r}; "
+                f"the recorded replies hold no answer for request {key[:12]} of {self.stage}, role {role!r}; "
                 "record them again with `make notebooks`"
             )
 
@@ -283,6 +287,10 @@ def _check(model, base_url, language, reasks, max_usd, batch):
             f"teacher_model is {model!r}, but teacher_url is 'embedded', which serves {embedded.NAME} only; "
             "set teacher_url to the server that has it"
         )
+    if base_url != "embedded" and not base_url.startswith(("http://", "https://")):
+        raise InputError(f"teacher_url is {base_url!r}; write it with http:// or https://, as http://localhost:8000/v1")
+    if not api_key().isascii():
+        raise InputError("OPENAI_API_KEY holds a character that no key has; set it anew")
     if "@" in base_url:
         raise InputError("teacher_url holds a name or password; leave it out and set OPENAI_API_KEY instead")
     if reasks > 9:

@@ -83,7 +83,7 @@ class Refused(Exception):
 
     def __init__(self, status, message, param, code):
         # The server's own words may quote the key or the prompt: they are looked into, not passed on.
-        super().__init__(f"answers with status {status}")
+        super().__init__(f"answers with status {status}" + (f" (it names {param!r})" if param else ""))
         self.status, self.message, self.param, self.code = status, message, param, code
 
 
@@ -101,7 +101,9 @@ def failure(error):
     status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
     code = str(body.get("code") or body.get("type") or "")
     if status in (408, 409, 429) and code != "insufficient_quota" or status >= 500 and status != 501:
-        return Failed(f"answers with status {status}", status, retry_after(error.response.headers))
+        # A gateway may have lost an answer that was worked on.
+        lost = status in (502, 504) or status >= 520
+        return Failed(f"answers with status {status}", status, retry_after(error.response.headers), maybe_billed=lost)
     return Refused(402 if code == "insufficient_quota" else status, str(error.message), body.get("param"), code)
 
 
@@ -110,11 +112,20 @@ def completion(data):
     try:
         answer = json.loads(data)
         answer["choices"].sort(key=lambda choice: choice.get("index", 0))
-        if answer["choices"] and all(isinstance(choice["message"], dict) for choice in answer["choices"]):
+        for choice in answer["choices"]:
+            choice["message"] = {name: _text(value) for name, value in choice["message"].items()}
+        if answer["choices"]:
             return answer
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise Failed("answers with a body that is no chat completion", maybe_billed=True)
+
+
+def _text(value):
+    """The text of a message's part: some servers give a list of pieces, and half a character must not stop a run."""
+    if isinstance(value, list):
+        value = "".join(piece.get("text") or "" for piece in value)
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 class Server:
@@ -158,7 +169,7 @@ class Server:
         A server that does not say what it dislikes is tried without the options one after another.
         """
         text = message.lower()
-        if "max_completion_tokens" in text and self.length == "max_tokens":
+        if "max_completion_tokens" in text and "max_tokens" in body:
             self.length = "max_completion_tokens"
             return "max_tokens"
         names = {

@@ -175,7 +175,7 @@ def test_sigkill_while_waiting_and_taken_up_by_another_process(tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        with pytest.raises(InputError, match="a batch of the Batch API holds requests .* teacher_batch to true"):
+        with pytest.raises(InputError, match="a batch of the Batch API at .* holds requests .* teacher_batch to true"):
             ask(teacher_of(server, tmp_path), [question("问 0", n=2, role="R0")])
         out, err = job(server, tmp_path, 40, n=2, batch=True).communicate(timeout=60)
         stats = server.stats()
