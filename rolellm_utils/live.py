@@ -69,12 +69,14 @@ class Live:
         """
         self._start()
         flight = self._flying.get(key)
-        if not flight:
+        if not flight or flight.done():
             flight = self._flying[key] = asyncio.ensure_future(self._fly(key, plain, request, stored, *group))
             flight.add_done_callback(partial(self._landed, key))
         try:
             await asyncio.shield(flight)
         except asyncio.CancelledError:
+            if flight.cancelled() and not asyncio.current_task().cancelling():
+                return  # who asked first has left before it was sent
             if key not in self._posted:
                 flight.cancel()
             raise
@@ -113,8 +115,8 @@ class Live:
                 owner = self.store.claims_of(key)[0]["owner"] if self.store.claims_of(key) else ""
                 there = self.store.address(owner.removeprefix("batch/")) or self.base_url
                 raise InputError(
-                    f"a batch of the Batch API at {there} holds requests of {self.stage}; set teacher_batch to true and "
-                    "teacher_url to that to collect it"
+                    f"a batch of the Batch API at {there} holds requests of {self.stage}; set teacher_batch to true "
+                    "and teacher_url to that to collect it"
                 )
             if state == "busy" and not self.waited:
                 self.waited = True
@@ -128,7 +130,7 @@ class Live:
             tried += 0 if wait.limited and time.monotonic() < until else 1
 
     async def _try(self, key, plain, request, attempt, samples, body, tried):
-        """None when the answer is stored, else the Wait until the next try; the claim ends. InputError: given up."""
+        """None when the answer is stored, else the Wait for the next try; the claim ends. InputError: given up."""
         lost = "stopped on its way"
         self._posted.add(key)
         try:

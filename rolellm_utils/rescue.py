@@ -47,9 +47,8 @@ def main():
         print(f"{shown(path)} does not exist: there is nothing to rescue", file=sys.stderr)
         return 1
     saved, aside = rescue(path)
-    print(
-        f"{saved} replies saved in {shown(path)}; the damaged file is now {shown(aside)}; restart notebooks that are open"
-    )
+    print(f"{saved} replies saved in {shown(path)}; the damaged file is now {shown(aside)}")
+    print("restart notebooks that are open: they still have the damaged file in hand")
     return 0
 
 

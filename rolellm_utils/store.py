@@ -165,7 +165,7 @@ class Store:
         if db.execute(in_flight, (run,)).fetchone()[0]:
             return True
         raise BudgetReached(
-            f"max_usd {max_usd:g} is reached: run {run!r} has spent or reserved {spent + reserved:.4f} USD and the next "
+            f"max_usd {max_usd:g} is reached: run {run!r} has spent or reserved {spent + reserved:.4f} USD, the next "
             f"request may cost {usd:.4f}; raise max_usd and run again to go on from here"
         )
 

@@ -35,6 +35,9 @@ DEFAULTS = {
     "n": "yes",  # yes, ignored, refused
     "schema": "yes",  # yes, ignored, refused
     "seed": "yes",  # yes, refused
+    "max_tokens": "yes",  # yes, refused: wants max_completion_tokens
+    "rate": 0,  # requests a second; 429 above
+    "odd": "",  # surrogate (half a character), list (pieces instead of a text)
     "usage": "all",  # all, one (of n answers), none
     "words": 12,  # words of an answer
     "tokenizer": "words",  # words, a vocabulary of OpenAI's, or a tokenizer.json
@@ -42,6 +45,8 @@ DEFAULTS = {
     "output": 0.0,
     "batch_seconds": 0.0,
     "batch_failures": 0.0,  # share of lines that go to the error file, the first time
+    "batch_gone": False,  # no batch is known any more
+    "batch_cancelled": False,  # batches that end were cancelled, half done
     "batch_fails": "",  # fail batches with this code
     "batch_shuffle": True,  # lines out of order, every tenth twice
 }
@@ -85,6 +90,7 @@ class Server:
         self.options = DEFAULTS | options
         self.random = random.Random(0)
         self.paid, self.counts, self.usd, self.in_flight, self.most_in_flight = Counter(), Counter(), 0.0, 0, 0
+        self.windows = Counter()
         self.headers, self.bodies, self.arrivals = set(), [], []
         self.files, self.batches, self.failed_lines = {}, {}, set()
 
@@ -103,11 +109,19 @@ class Server:
             raise Refusal(400, {"message": "response_format of this type is not available"})
         if option["seed"] == "refused" and "seed" in body:
             raise Refusal(422, {"message": "extra fields not permitted: seed"})
+        if option["max_tokens"] == "refused" and "max_tokens" in body:
+            words = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+            raise Refusal(400, {"message": words, "param": "max_tokens"})
         asked = 1 if option["n"] == "ignored" else asked
         shaped = {k: v for k, v in body.items() if k != "response_format"} if option["schema"] == "ignored" else body
         texts = [answer(shaped, sample, option["words"]) for sample in range(asked)]
         if fault in ("wrong", "empty"):
             texts = [{"wrong": '{"other": 1', "empty": ""}[fault]] * asked
+        if option["odd"]:
+            texts = [
+                {"surrogate": f"{text} \ud83d", "list": [{"type": "text", "text": text}]}[option["odd"]]
+                for text in texts
+            ]
         reason = "length" if fault == "cut_off" else "stop"
         choices = [
             {"index": i, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
@@ -115,7 +129,7 @@ class Server:
         ]
         prompt = 3 + sum(4 + self.count(message["content"]) for message in body["messages"])
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or 10**9
-        tokens = [min(limit, self.count(text)) for text in texts]
+        tokens = [min(limit, self.count(str(text))) for text in texts]
         self.usd += share * (prompt * option["input"] + sum(tokens) * option["output"]) / 1e6
         if fault not in BROKEN:
             self.paid[f"{body['messages'][-1]['content']}|{body.get('seed')}"] += 1
@@ -171,6 +185,10 @@ class Server:
     async def chat(self, body, writer):
         self.bodies.append(body)
         self.arrivals.append(time.time())
+        second = int(time.time() * 2)  # half a second
+        self.windows[second] += 1
+        if self.options["rate"] and self.windows[second] > self.options["rate"] / 2:
+            raise Refusal(429, {"message": "rate limit reached"})
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         fault = self.random.choice(self.options["kinds"]) if self.random.random() < self.options["faults"] else ""
@@ -184,7 +202,7 @@ class Server:
                 await asyncio.sleep(self.options["hang"] if fault == "hang" else 0)
                 writer.transport.abort()
                 return False
-            reply = json.dumps(self.complete(body, fault), ensure_ascii=False).encode()
+            reply = json.dumps(self.complete(body, fault), ensure_ascii=bool(self.options["odd"])).encode()
             if fault == "truncated":
                 reply = reply[: len(reply) // 2]
             if fault == "broken":
@@ -230,6 +248,8 @@ class Server:
         if parts == ["batches"]:
             found = [self.batch(name) for name in reversed(self.batches)]
             return {"object": "list", "data": found, "has_more": False}
+        if self.options["batch_gone"]:
+            raise Refusal(404, {"message": "no such batch"})
         return self.batch(parts[1])
 
     def batch(self, name):
@@ -262,7 +282,8 @@ class Server:
         if self.options["batch_shuffle"]:
             self.random.shuffle(good)
             good += good[::10]
-        batch["status"] = "completed"
+        batch["status"] = "cancelled" if self.options["batch_cancelled"] else "completed"
+        good = good[: len(good) // 2] if self.options["batch_cancelled"] else good
         for kind, rows in (("output_file_id", good), ("error_file_id", bad)):
             if rows:
                 batch[kind] = f"file-{len(self.files)}"

@@ -62,10 +62,55 @@ def test_large_jobs_are_cut_into_batches(tmp_path, monkeypatch):
         assert server.stats()["batches"] == 4
 
 
-def test_a_server_without_n_is_learnt_from_the_error_file(tmp_path):
-    with fault_server.serve(n="refused") as server:
-        replies = ask(teacher_of(server, tmp_path, batch=True), requests(12))
-    assert all(len(set(reply.texts)) == len(reply.texts) for reply in replies)
+@pytest.mark.parametrize("lack", ["n", "schema", "seed", "max_tokens"])
+def test_what_a_server_lacks_is_learnt_from_the_error_file(tmp_path, lack):
+    with fault_server.serve(**{lack: "refused"}) as server:
+        teacher = teacher_of(server, tmp_path, batch=True)
+        replies = ask(teacher, requests(12))
+        assert server.stats()["batches"] == 2
+    assert lack == "seed" or all(len(set(reply.texts)) == len(reply.texts) for reply in replies)
+    assert teacher.live.server.lacks == ({"n": {"n"}, "schema": {"json_schema"}, "seed": {"seed"}}.get(lack) or set())
+
+
+def test_a_batch_of_another_address_or_gone_or_cancelled_is_said(tmp_path):
+    with fault_server.serve(batch_seconds=60) as server:
+        process = job(server, tmp_path, 6, batch=True)
+        while not server.stats()["batches"]:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        asked = [question(f"问 {i}", role=f"R{i % 3}") for i in range(6)]
+        other = teacher_of(server, tmp_path, batch=True)
+        other.base_url = other.live.base_url = server.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(InputError, match=f"a batch at {server.url} holds requests of s; set teacher_url to that"):
+            ask(other, asked)
+        server.configure(batch_gone=True)
+        with pytest.raises(InputError, match="came back 3 times without an answer"):
+            ask(teacher_of(server, tmp_path, batch=True), asked)
+        server.configure(batch_gone=False, batch_seconds=0, batch_cancelled=True)
+        with pytest.raises(InputError, match="was cancelled at the server"):
+            ask(teacher_of(server, tmp_path, batch=True), asked)
+        server.configure(batch_cancelled=False)
+        assert len(ask(teacher_of(server, tmp_path, batch=True), asked)) == 6
+
+
+def test_a_batch_that_another_machine_began_and_never_sent_is_free_after_an_hour(tmp_path):
+    with fault_server.serve() as server:
+        store = Store(tmp_path / "t.sqlite")
+        row = {"token": "t", "base_url": server.url, "model": "scripted", "state": "writing", "run": "job",
+               "stage": "s", "created": "2026-01-01T00:00:00Z", "owner": "another-machine/1/1"}  # fmt: skip
+        store.write_batch(row)
+        store.close()
+        assert len(ask(teacher_of(server, tmp_path, batch=True), requests(3))) == 3
+
+
+def test_a_server_without_batches_is_said(tmp_path):
+    refusing, said = (
+        fault_server.serve(status=404, error={"message": "no such page"}),
+        "has no Batch API; set teacher_batch",
+    )
+    with refusing as server, pytest.raises(InputError, match=said):
+        ask(teacher_of(server, tmp_path, batch=True), requests(3))
 
 
 def test_the_limit_holds_in_batches_and_later_rounds_use_what_is_left(tmp_path, monkeypatch):

@@ -4,16 +4,16 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
-from rolellm_utils import rescue
-from rolellm_utils import store as module
+from rolellm_utils import batch, rescue
 from rolellm_utils.files import outputs_dir
 from rolellm_utils.records import InputError
 from rolellm_utils.store import Store
 from tests import fault_server
-from tests.asking import ask, question, teacher_of
+from tests.asking import ask, job, question, teacher_of
 
 LABELS = {"model": "m", "run": "r", "stage": "s", "role": "R"}
 
@@ -100,6 +100,21 @@ def test_a_damaged_store_is_named_and_what_can_be_read_is_saved(tmp_path, damage
     assert list(path.parent.glob("teacher.sqlite.damaged-*"))
 
 
+def test_a_rescue_keeps_what_batches_have_in_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "POLL", 0.02)
+    with fault_server.serve(batch_seconds=0.5) as server:
+        process = job(server, tmp_path, 20, batch=True)
+        while not server.stats()["batches"]:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        saved, _ = rescue.rescue(tmp_path / "t.sqlite")
+        assert saved == 0
+        requests = [question(f"问 {i}", role=f"R{i % 3}") for i in range(20)]
+        assert len(ask(teacher_of(server, tmp_path, batch=True), requests)) == 20
+        assert server.stats()["batches"] == 1 and max(server.stats()["paid"].values()) == 1
+
+
 def test_nothing_to_rescue(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ROLELLM_OUTPUTS", str(tmp_path / "nowhere"))
     assert rescue.main() == 1 and "does not exist" in capsys.readouterr().err
@@ -173,7 +188,3 @@ def test_a_really_full_disk(tmp_path):
             assert kept > 5 and sum(times - 1 for times in server.stats()["paid"].values()) <= 4
     finally:
         subprocess.run(["umount", str(small)], check=True)
-
-
-def test_the_layout_has_a_number():
-    assert module.VERSION == 2
