@@ -127,7 +127,8 @@ class Server:
             {"index": i, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
             for i, text in enumerate(texts)
         ]
-        prompt = 3 + sum(4 + self.count(message["content"]) for message in body["messages"])
+        # As OpenAI's cookbook counts: three a message and its role, three for the answer to come.
+        prompt = 3 + sum(3 + self.count(m["role"]) + self.count(m["content"]) for m in body["messages"])
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or 10**9
         tokens = [min(limit, self.count(str(text))) for text in texts]
         self.usd += share * (prompt * option["input"] + sum(tokens) * option["output"]) / 1e6

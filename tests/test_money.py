@@ -9,7 +9,7 @@ from rolellm_utils.embedded import NAME, unpack
 from rolellm_utils.records import InputError
 from rolellm_utils.store import Store
 from tests import fault_server
-from tests.asking import SCHEMA, ask, question, teacher_of
+from tests.asking import ask, question, teacher_of
 
 INPUT, OUTPUT = 2000.0, 8000.0  # US dollars per million tokens: a test request costs about a tenth of a dollar
 
@@ -172,7 +172,7 @@ def test_the_ledger_by_stage_role_and_model_and_per_kept_sample(tmp_path, monkey
 
 
 def test_estimate_on_the_command_line(tmp_path, monkeypatch, capsys):
-    """Exact where the inputs are there, and before that exact in calls: nothing is sent, nothing is written."""
+    """Before any stage has run: exact in calls, nothing sent, no run folder made."""
     monkeypatch.setenv("ROLELLM_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.delenv("ROLELLM_REPLAY", raising=False)
     with priced() as server:
@@ -185,11 +185,3 @@ def test_estimate_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert "3 calls to scripted" in lines[0] and "descriptions are not written yet" in lines[1]
     # 3 roles x (15 general + 8 role-specific + 3 ways to ask your question), and 15 for RAW.
     assert f"{3 * (15 + 8 + 3) + 15} calls" in lines[2] and "USD" in lines[3]
-
-
-def test_schemas_do_not_spoil_the_estimate(tmp_path):
-    with priced() as server:
-        teacher = teacher_of(server, tmp_path)
-        found = estimate.cost(teacher, [question("form", json_schema=SCHEMA)])
-        ask(teacher, [question("form", json_schema=SCHEMA)])
-        assert found.prompt_tokens == _total(tmp_path)["prompt_tokens"]
