@@ -128,6 +128,12 @@ def _text(value):
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
+def _ended(messages, place, words):
+    """The messages, the one at `place` ended with more words."""
+    longer = {**messages[place], "content": f"{messages[place]['content']}\n\n{words}"}
+    return [longer if message is messages[place] else message for message in messages]
+
+
 class Server:
     """What one server can do: everything, until it says or shows that it cannot. `own`: the embedded one."""
 
@@ -139,16 +145,18 @@ class Server:
     def body(self, model, request, samples, attempt, before, language):
         """The JSON body that asks for `samples` (their numbers), as attempt number `attempt` after the status `before`.
 
-        before: None, or (status, reason) of the reply that could not be used; the prompt ends with what was wrong.
+        before: None, or (status, reason) of the reply that could not be used; the request says what was wrong with it.
         """
-        words = []
+        messages = request.messages
         if before:
-            words.append(render(language, f"reask_{before[0]}", reason=before[1]))
+            # In the system text where there is one: small models repeat what the question says.
+            place = 0 if messages[0]["role"] == "system" else -1
+            messages = _ended(messages, place, render(language, f"reask_{before[0]}", reason=before[1]))
         body = {"model": model, "temperature": request.temperature, "top_p": request.top_p}
         body[self.length] = request.max_tokens
         if request.json_schema and "json_schema" in self.lacks:
             schema = json.dumps(form_only(request.json_schema), ensure_ascii=False)
-            words.append(render(language, "schema", schema=schema))
+            messages = _ended(messages, -1, render(language, "schema", schema=schema))
         elif request.json_schema:
             # Limits of length go to the embedded server only: others may not know them.
             schema = request.json_schema if self.own else form_only(request.json_schema)
@@ -159,9 +167,7 @@ class Server:
         if "seed" not in self.lacks:
             # No two calls share a seed: not the seeds of a run, not the attempts, not the samples asked apart.
             body["seed"] = request.seed * 1000 + attempt * 100 + samples[0]
-        *head, last = request.messages
-        content = "\n\n".join([last["content"], *words])
-        return body | {"messages": [*head, {**last, "content": content}] if words else request.messages}
+        return body | {"messages": messages}
 
     def learn(self, message, param, body):
         """The option that a refused request (400, 422, 501) must do without from now on; "" when none is to blame.

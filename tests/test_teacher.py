@@ -338,7 +338,7 @@ def test_an_unusable_reply_is_recorded_asked_again_with_the_reason_and_reported(
         bodies = server.stats()["bodies"]
     asked = [body["messages"][0]["content"] for body in bodies]
     assert reply.statuses == [status] and len(asked) == 3 and asked[0] == "一二三"
-    assert all(text.startswith("一二三\n\n(Your last reply ") for text in asked[1:])
+    assert all(text.startswith("一二三\n\nYour last reply ") for text in asked[1:])
     assert [row[0] for row in stored(tmp_path, "status")] == [status] * 3
     assert (
         f"of 1 samples 1 {status.replace('_', ' ')} cannot be used as they are; 1 were asked again"
