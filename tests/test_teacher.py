@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from rolellm_utils import embedded, live
 from rolellm_utils import teacher as module
+from rolellm_utils.files import ROOT
 from rolellm_utils.records import InputError
 from rolellm_utils.teacher import Teacher, parse_json
 from tests import fault_server
@@ -550,3 +552,11 @@ def test_combinations_that_cannot_work_are_refused_at_once(tmp_path):
         del os.environ["OPENAI_API_KEY"]
     with pytest.raises(InputError, match="has no Batch API"):
         Teacher(embedded.NAME, "embedded", tmp_path / "t.sqlite", batch=True)
+
+
+def test_every_row_of_the_failure_table_names_tests_that_exist():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("### When something fails")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = [re.findall(r"`(test_\w+)`", row) for row in rows]
+    assert len(rows) > 12 and all(named) and all(f"def {name}(" in code for names in named for name in names)
