@@ -22,9 +22,10 @@ kind = {"json_schema": options["schema"]} if options["schema"] else {}
 teacher = Teacher("scripted", options["url"], options["store"], run="job", stage="s", **options["teacher"])
 async def main():
     requests = (question(f"问 {i}", n=options["n"], role=f"R{i % 3}", **kind) for i in range(options["count"]))
-    async for reply in teacher.ask_all(requests):
-        print(json.dumps([reply.position, reply.texts, reply.statuses], ensure_ascii=False), flush=True)
-asyncio.run(main())
+    return [[reply.position, reply.texts, reply.statuses] async for reply in teacher.ask_all(requests)]
+# Printed at the end: nobody reads a full pipe while the test waits for the server.
+for line in asyncio.run(main()):
+    print(json.dumps(line, ensure_ascii=False))
 print(json.dumps(dict(teacher.used)), flush=True)
 teacher.close()
 """
