@@ -140,7 +140,7 @@ class Live:
             rows = self.rows(key, request, attempt, samples, answer, self.labels(request), took)
             self.store.keep(key, plain, rows)
             self.noticed(request, answer, rows, len(samples))
-            lost = ""
+            lost = None  # the claim ended with the commit
             return None
         except (Refused, Failed) as error:
             # What may have been worked on counts as paid for: max_usd must hold.
@@ -152,8 +152,9 @@ class Live:
             return Wait(self.pace.after(error, tried), error.status == 429)
         finally:
             self._posted.discard(key)
-            with suppress(InputError):  # a store that cannot be written has said so
-                self.store.release(key, lost)
+            if lost is not None:
+                with suppress(InputError):  # a store that cannot be written has said so
+                    self.store.release(key, lost)
 
     async def _post(self, body):
         """The chat completion that answers a body; raises Failed or Refused."""
